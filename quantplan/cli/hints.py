@@ -1,0 +1,51 @@
+"""What to type next, by error. The only sentences that name flags and commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quantplan import errors
+
+
+def hint_for(error: errors.QuantplanError) -> str | None:
+    """The next command to type, or None where there is none better than reading the message."""
+    for kind, hint in _HINTS:
+        if isinstance(error, kind):
+            return hint(error) if callable(hint) else hint
+    return None
+
+
+def _unknown_model(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.UnknownModel)
+    if error.near:
+        return f"quantplan recommend {error.near[0]}"
+    return "quantplan recommend --list-models shows the catalog; a path to a GGUF or a Hugging Face folder works too"
+
+
+def _port(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.PortInUse)
+    return f"choose another port: quantplan serve ARTIFACT --port {error.port + 1}"
+
+
+def _tool_missing(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.ToolMissing)
+    if error.tool in ("C++ compiler", "cmake"):
+        return "install one (Debian: apt-get install g++), then: quantplan toolchain install"
+    if error.tool == "the build extra":
+        return "pip install 'quantplan[build]' (for a small torch first: pip install torch from PyTorch's CPU index)"
+    return "quantplan toolchain install"
+
+
+Hint = str | Callable[[errors.QuantplanError], str]
+
+_HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
+    (errors.UnknownModel, _unknown_model),
+    (errors.PortInUse, _port),
+    (errors.ToolMissing, _tool_missing),
+    (errors.BadModelFile, "check the path, or download the file again"),
+    (errors.UnsupportedArchitecture, "quantplan toolchain status shows the pinned build and what it converts"),
+    (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
+    (errors.NoDiskSpace, "free some space or choose another folder with --output"),
+    (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
+    (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
+)

@@ -1,0 +1,133 @@
+"""The console script: finds the command, runs it, and turns every error into one sentence and a hint."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+from quantplan import __version__
+from quantplan.cli.hints import hint_for
+from quantplan.errors import ExitCode, QuantplanError
+
+# name -> (module, one line of help): help is listed without importing a command.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "recommend": ("quantplan.cli.recommend", "The best quantization, context and offload of a model for this host."),
+    "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
+    "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
+    "toolchain": ("quantplan.cli.toolchain", "Find or build the llama.cpp tools, and test that they work here."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when that command runs: `quantplan --help` imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=2)
+            meant = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: quantplan recommend meta-llama/Llama-3.1-8B-Instruct",
+)
+@click.version_option(__version__, prog_name="quantplan")
+@click.option("--debug", is_flag=True, help="Show the Python trace of an error.")
+def cli(debug: bool) -> None:  # read at the edge, below
+    """Plan, build, prove and serve llama.cpp quantizations: which quant, how much context, how many layers on
+    the GPU, will it fit, how fast, how good - answered before the download and proved before the serving."""
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with the code of STYLE: 0 ok, 1 error, 2 usage, 3 does not fit,
+    4 check failed, 5 inconclusive, 130 interrupted."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        result: Any = cli.main(args, prog_name="quantplan", standalone_mode=False)
+    except QuantplanError as error:
+        sys.exit(_tell(error, args))
+    except click.UsageError as error:
+        sys.exit(_tell_usage(error, args))
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        sys.exit(_tell(_from_os(error), args))
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+class OperatingSystemError(QuantplanError):
+    """A file or device the operating system refused."""
+
+
+def _from_os(error: OSError) -> OperatingSystemError:
+    where = f"{error.filename}: " if error.filename else ""
+    return OperatingSystemError(f"{where}{error.strerror or error}")
+
+
+def _command_name(args: list[str]) -> str:
+    return next((arg for arg in args if arg in COMMANDS), "quantplan")
+
+
+def _tell(error: QuantplanError, args: list[str]) -> int:
+    hint = hint_for(error)
+    if "--debug" in args:
+        traceback.print_exc()
+    if "--json" in args:
+        from quantplan.report.document import failure, render
+
+        click.echo(render(failure(_command_name(args), error, hint=hint)))
+    click.echo(f"Error: {_printable(str(error))}", err=True)
+    if hint:
+        click.echo(f"Hint: {_printable(hint)}", err=True)
+    return int(error.exit_code)
+
+
+class Usage(QuantplanError):
+    """The command line could not be read."""
+
+    exit_code = ExitCode.USAGE
+
+
+def _tell_usage(error: click.UsageError, args: list[str]) -> int:
+    path = error.ctx.command_path if error.ctx else "quantplan"
+    if "--json" in args:
+        from quantplan.report.document import failure, render
+
+        told = failure(_command_name(args), Usage(error.format_message()), hint=f"{path} --help")
+        click.echo(render(told))
+    click.echo(f"Error: {_printable(error.format_message())}", err=True)
+    click.echo(f"Hint: {path} --help", err=True)
+    return int(ExitCode.USAGE)
+
+
+def _printable(text: str) -> str:
+    """Text without terminal control characters: names in files are somebody else's input."""
+    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)

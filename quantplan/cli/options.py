@@ -1,0 +1,35 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    """`--json`: one versioned document on stdout instead of text."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(function)
+
+
+def emit(
+    command: str,
+    data: object,
+    *,
+    as_json: bool,
+    text: str,
+    warnings: Sequence[str] = (),
+    engine: object | None = None,
+    ok: bool = True,
+) -> None:
+    """The result on stdout, as text or as JSON; warnings on stderr."""
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    if as_json:
+        from quantplan.report.document import render, success
+
+        text = render(success(command, data, warnings=warnings, engine=engine, ok=ok))
+    click.echo(text)

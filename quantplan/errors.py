@@ -1,0 +1,124 @@
+"""Everything quantplan refuses or fails at. An error carries data; its message is built from the data.
+
+No flag names here: hints with the next command to type are added at the edge, in `quantplan.cli.hints`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What the process answers to the shell."""
+
+    OK = 0
+    ERROR = 1  # could not do or measure it
+    USAGE = 2
+    DOES_NOT_FIT = 3
+    CHECK_FAILED = 4  # a check or gate failed
+    INCONCLUSIVE = 5
+
+
+class QuantplanError(Exception):
+    """Base of all errors that are part of the interface. `kind` is the class name in JSON."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.ERROR
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+
+class BadValue(QuantplanError):
+    """A value that cannot be right, named with the reason."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, what: str, value: object, why: str) -> None:
+        super().__init__(f"{what} {value!r} {why}" if value is not None else f"{what} {why}")
+        self.what, self.value, self.why = what, value, why
+
+
+class UnknownModel(QuantplanError):
+    """No file, folder, catalog entry or repository of that name."""
+
+    def __init__(self, *, model: str, near: Sequence[str] = ()) -> None:
+        like = f"; near names: {', '.join(near)}" if near else ""
+        super().__init__(f"no model called {model!r}: not a file, not a folder, not a catalog id{like}")
+        self.model, self.near = model, tuple(near)
+
+
+class BadModelFile(QuantplanError):
+    """A model file or folder that cannot be what it claims to be."""
+
+    def __init__(self, *, path: str | Path, why: str, offset: int | None = None) -> None:
+        at = f" (at byte {offset})" if offset is not None else ""
+        super().__init__(f"{path}: {why}{at}")
+        self.path, self.why, self.offset = str(path), why, offset
+
+
+class UnsupportedArchitecture(QuantplanError):
+    """An architecture that neither the tables nor the pinned converter know."""
+
+    def __init__(self, *, architecture: str, path: str | Path, supported: Sequence[str] = ()) -> None:
+        super().__init__(f"{path}: architecture {architecture!r} is not supported by the pinned llama.cpp")
+        self.architecture, self.path, self.supported = architecture, str(path), tuple(supported)
+
+
+class DoesNotFit(QuantplanError):
+    """A plan needs more than a device has."""
+
+    exit_code = ExitCode.DOES_NOT_FIT
+
+    def __init__(self, *, device: str, need_bytes: int, free_bytes: int, what: str = "the plan") -> None:
+        need, free = -(-need_bytes // 1024**2), free_bytes // 1024**2
+        super().__init__(f"{what} needs {need:,} MiB on {device}, which has {free:,} MiB")
+        self.device, self.need_bytes, self.free_bytes = device, need_bytes, free_bytes
+
+
+class ToolMissing(QuantplanError):
+    """A program that this needs is not installed."""
+
+    def __init__(self, *, tool: str, why: str = "was not found") -> None:
+        super().__init__(f"{tool} {why}")
+        self.tool, self.why = tool, why
+
+
+class ToolFailed(QuantplanError):
+    """A program ran and failed; carries its last lines."""
+
+    def __init__(self, *, step: str, argv: Sequence[str], returncode: int | None, last_lines: Sequence[str]) -> None:
+        how = "could not be started" if returncode is None else f"ended with status {returncode}"
+        said = "".join(f"\n  | {line}" for line in last_lines)
+        super().__init__(f"{step}: {Path(argv[0]).name} {how}{said}")
+        self.step, self.argv, self.returncode, self.last_lines = step, tuple(argv), returncode, tuple(last_lines)
+
+
+class NoDiskSpace(QuantplanError):
+    """Less free space than the work needs."""
+
+    def __init__(self, *, path: str | Path, need_bytes: int, free_bytes: int) -> None:
+        need, free = -(-need_bytes // 1024**2), free_bytes // 1024**2
+        super().__init__(f"{path}: {need:,} MiB of disk space needed, {free:,} MiB free")
+        self.path, self.need_bytes, self.free_bytes = str(path), need_bytes, free_bytes
+
+
+class BadArtifact(QuantplanError):
+    """An artifact that is incomplete, changed since its receipt, or not validated."""
+
+    exit_code = ExitCode.CHECK_FAILED
+
+    def __init__(self, *, path: str | Path, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path, self.why = str(path), why
+
+
+class PortInUse(QuantplanError):
+    """The address a server was asked to listen on is taken."""
+
+    def __init__(self, *, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port} is already in use")
+        self.host, self.port = host, port

@@ -1,0 +1,1 @@
+"""Bytes by device: weights, context, compute. Pure functions."""

@@ -1,0 +1,1 @@
+"""Convert, quantize, evaluate, gate: steps that turn files into one file."""

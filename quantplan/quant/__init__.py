@@ -1,0 +1,1 @@
+"""Quantization presets as recipes, and what they cost in quality."""

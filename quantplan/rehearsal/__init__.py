@@ -1,0 +1,1 @@
+"""Asking the engine itself, through a model without weights."""

@@ -1,0 +1,1 @@
+"""Results as text or as versioned JSON."""
