@@ -24,12 +24,16 @@ class GgmlType:
         return blocks * self.type_size
 
 
+# Types that llama-quantize offers and PyPI's gguf 0.19.0 lacks: value, block size, bytes a block.
+# gguf-py/gguf/constants.py of llama.cpp at commit 0c1e570, GGMLQuantizationType and GGML_QUANT_SIZES.
+_NEWER_THAN_GGUF = {"Q2_0": (42, 64, 2 + 16)}
+
+
 @cache
 def ggml_types() -> Mapping[str, GgmlType]:
     """All types by name. Imports gguf (0.2 s), so only what computes sizes pays for it."""
     import gguf
 
-    return {
-        q.name: GgmlType(name=q.name, value=int(q.value), block_size=sizes[0], type_size=sizes[1])
-        for q, sizes in gguf.GGML_QUANT_SIZES.items()
-    }
+    rows = {name: (value, *sizes) for name, (value, *sizes) in _NEWER_THAN_GGUF.items()}
+    rows |= {q.name: (int(q.value), *sizes) for q, sizes in gguf.GGML_QUANT_SIZES.items()}
+    return {name: GgmlType(name=name, value=row[0], block_size=row[1], type_size=row[2]) for name, row in rows.items()}
