@@ -66,7 +66,7 @@ def checkpoint_tensors(config: Mapping[str, Any], *, auto: str = "AutoModelForCa
 
 def write_safetensors_header(path: Path, tensors: Iterable[Shaped]) -> None:
     """A safetensors file whose data is a hole."""
-    sizes = {name: size for name, size in _DTYPES.values()} | {"F8_E4M3": 1, "F8_E8M0": 1, "F8_E5M2": 1, "I8": 1}
+    sizes = dict(_DTYPES.values()) | {"F8_E4M3": 1, "F8_E8M0": 1, "F8_E5M2": 1, "I8": 1}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape, dtype in tensors:
@@ -86,10 +86,9 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
     """The converter's GGUF for the Hugging Face folder, with its data a hole and no vocabulary."""
     sys.path.insert(0, str(tree / "gguf-py"))
     sys.path.insert(0, str(tree))
+    import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-
-    import gguf
 
     kinds = {
         "bf16": gguf.LlamaFileType.MOSTLY_BF16,
