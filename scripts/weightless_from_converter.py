@@ -101,6 +101,8 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
         hparams = ModelBase.load_hparams(folder, False)
         architecture = get_model_architecture(hparams, ModelType.TEXT)
         model_class = get_model_class(architecture, mmproj=False)
+        # a model that transformers makes has no MTP layers; the converter then wants to be told
+        model_class.no_mtp = model_class.supports_mtp_export and not _has_mtp(folder)
         model = model_class(folder, kinds[outtype], output, eager=False)
         text = {**hparams, **hparams.get("text_config", {})}
 
@@ -113,6 +115,12 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
     _write_with_hole(model.gguf_writer, output)
+
+
+def _has_mtp(folder: Path) -> bool:
+    with (folder / "model.safetensors").open("rb") as file:
+        header = file.read(struct.unpack("<Q", file.read(8))[0])
+    return b'"mtp.' in header or b'"model.mtp.' in header
 
 
 def _write_with_hole(writer: Any, output: Path) -> None:
@@ -131,12 +139,28 @@ def _write_with_hole(writer: Any, output: Path) -> None:
     os.truncate(output, total)
 
 
+def _decoded(value: Any) -> Any:
+    """transformers 5 writes an infinity as {"__float__": "Infinity"}."""
+    if isinstance(value, dict):
+        return float(value["__float__"]) if set(value) == {"__float__"} else {k: _decoded(v) for k, v in value.items()}
+    return [_decoded(v) for v in value] if isinstance(value, list) else value
+
+
+def _write_tokenizer(folder: Path, n_vocab: int) -> None:
+    """Gemma's model classes count the tokens to cut the embeddings to them."""
+    vocab = {f"t{i}": i for i in range(n_vocab)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": []}))
+
+
 def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: str = "bf16") -> None:
     """From a configuration alone to the GGUF that its converted checkpoint would be."""
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(config))
-        write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(config))
+        text = {**config, **config.get("text_config", {})}
+        if str(config.get("model_type", "")).startswith("gemma"):
+            _write_tokenizer(folder, text["vocab_size"])
+        write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(_decoded(config)))
         convert_header(folder, output, tree=tree, outtype=outtype)
 
 

@@ -22,6 +22,6 @@ class Family:
 
 def families() -> Mapping[str, Family]:
     """All families by architecture name."""
-    from quantplan.model.hf import dense
+    from quantplan.model.hf import dense, variants
 
-    return {**dense.FAMILIES}
+    return {**dense.FAMILIES, **variants.FAMILIES}

@@ -36,6 +36,14 @@ class Metadata:
         for key in keys:
             self.values.pop(f"{self.arch}.{key}", None)
 
+    def keep(self, *keys: str) -> None:
+        """For a model class that writes its own key-values: of the common ones only these."""
+        wanted = {f"{self.arch}.{key}" for key in keys} | {"general.architecture"}
+        self.values = {key: value for key, value in self.values.items() if key in wanted}
+
+
+WIDTHS = ("block_count", "context_length", "embedding_length", "feed_forward_length")
+HEADS = ("attention.head_count", "attention.head_count_kv")
 
 # conversion/base.py (commit 0c1e570), TextModel.set_gguf_parameters(): key, the fields it may be called
 _COUNTS: tuple[tuple[str, tuple[str, ...]], ...] = (
