@@ -69,10 +69,10 @@ def header_from_config(
     layout = Layout(fields, n_block=n_block)
     family.tensors(fields, layout)
     matched = _derived(layout) if tensors is None else match(layout.rows, tensors, config=fields)
-    md = base_metadata(fields, family.arch, n_block=n_block)
+    md = base_metadata(fields, family.arch_of(fields) if family.arch_of else family.arch, n_block=n_block)
     family.metadata(fields, md)
     md.values["general.file_type"] = FILE_TYPE_IDS[outtype]
-    md.values.setdefault(f"{family.arch}.vocab_size", fields.n("vocab_size", default=0))
+    md.values.setdefault(f"{md.arch}.vocab_size", fields.n("vocab_size", default=0))
     md.values["tokenizer.ggml.model"] = "no_vocab"
     return ConvertedHeader(
         metadata=md.values,
@@ -84,7 +84,7 @@ def header_from_config(
         vision_bytes=matched.vision_bytes,
         vision_parameters=matched.vision_parameters,
         dropped=matched.dropped,
-        warnings=matched.warnings,
+        warnings=(*fields.warnings, *matched.warnings),
     )
 
 

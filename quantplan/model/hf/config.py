@@ -62,6 +62,7 @@ class HfConfig:
         self.given = frozenset(text if text is not None else config)
         self._fields = {name: value for name, value in merged.items() if value is not None}
         self.top: Mapping[str, Any] = config
+        self.warnings: list[str] = []  # what a family has to say beside the header
         self._compute()
 
     def _compute(self) -> None:
@@ -144,7 +145,6 @@ class HfConfig:
 
 
 def _aliased(config: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """The given fields under the names that the configuration class stores them by."""
+    """The given fields under the names that the configuration class stores them by; a null stays one."""
     names = row.get("aliases", {})
-    plain = {key: value for key, value in config.items() if value is not None}
-    return {**{names.get(key, key): value for key, value in plain.items()}, **plain}
+    return {**{names.get(key, key): value for key, value in config.items()}, **config}

@@ -18,10 +18,12 @@ class Family:
     tensors: Callable[[HfConfig, Layout], None]
     metadata: Callable[[HfConfig, Metadata], None]
     n_block: Callable[[HfConfig], int] = lambda c: c.n("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+    arch_of: Callable[[HfConfig], str] | None = None  # where the configuration decides
 
 
 def families() -> Mapping[str, Family]:
     """All families by architecture name."""
-    from quantplan.model.hf import dense, variants
+    from quantplan.model.hf import deepseek, dense, hybrid, moe, recurrent, variants
 
-    return {**dense.FAMILIES, **variants.FAMILIES}
+    parts = (dense, variants, moe, deepseek, recurrent, hybrid)
+    return {name: family for part in parts for name, family in part.FAMILIES.items()}

@@ -126,7 +126,9 @@ def phi3_metadata(c: HfConfig, md: Metadata) -> None:
     md.put("rope.dimension_count", int(float(rope.get("partial_rotary_factor", 1.0)) * n_embd) // n_head)
     md.put("attention.sliding_window", c.n("sliding_window", default=0))
     if rope.get("long_factor") and original:
-        md.put_f32("rope.scaling.attn_factor", _attention_factor(str(rope.get("rope_type", "")), longest / original, original))
+        md.put_f32(
+            "rope.scaling.attn_factor", _attention_factor(str(rope.get("rope_type", "")), longest / original, original)
+        )
 
 
 def _attention_factor(kind: str, scale: float, original: int) -> float:
@@ -244,7 +246,9 @@ FAMILIES = {
     ),
     "Ernie4_5ForCausalLM": Family(
         "ernie4_5",
-        lambda c, t: plain_tensors(c, t, bias=c.flag("use_bias"), out_bias=c.flag("use_bias"), mlp_bias=c.flag("use_bias")),
+        lambda c, t: plain_tensors(
+            c, t, bias=c.flag("use_bias"), out_bias=c.flag("use_bias"), mlp_bias=c.flag("use_bias")
+        ),
         nothing,
     ),
 }
