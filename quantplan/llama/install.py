@@ -179,7 +179,7 @@ def extract(sdist: Path, target: Path, *, say: Say) -> Path:
     """The llama.cpp tree of the sdist, without what no build needs. Raises BadModelFile on a broken archive."""
     say("unpacking llama.cpp")
     target.mkdir(parents=True)
-    skipped = ("/media/", "/tests/", "/benches/", "/examples/llama.android", "/tools/ui/", "/models/ggml-vocab")
+    skipped = ("/media/", "/tests/", "/benches/", "/models/ggml-vocab")
     try:
         with tarfile.open(sdist) as archive:
             wanted = [m for m in archive if m.name.startswith(TREE + "/") and not any(s in m.name for s in skipped)]
