@@ -57,8 +57,8 @@ def architecture_of(config: Mapping[str, object]) -> str:
 
 
 def _first_name(value: object) -> str:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return value[0] if is_list and value and isinstance(value[0], str) else ""
+    first = value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else ""
+    return first if isinstance(first, str) else ""
 
 
 def supported() -> tuple[str, ...]:
