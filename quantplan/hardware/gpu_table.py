@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from quantplan.errors import AmbiguousGpu, UnknownGpu
 from quantplan.places import data_file
 
-_TRADE_WORDS = frozenset(
-    ("nvidia", "amd", "intel", "ati", "geforce", "radeon", "tesla", "instinct", "apple")
-    + ("graphics", "gpu", "generation", "with", "design", "r", "tm")
-)
+_TRADE_WORDS = frozenset({"nvidia", "amd", "intel", "ati", "geforce", "radeon", "tesla", "instinct", "apple"})
+_FILLER_WORDS = frozenset({"graphics", "gpu", "generation", "with", "design", "r", "tm"})
 # laptops, system builders' cards, and desktop cards cut from another chip than the first of their name
 _VARIANT = re.compile(r"mobile|maxq|oem|(ad|ga|gp|tu|gb)\d{3}$")
 _LARGEST_SIZE_ERROR = 0.12  # a driver keeps up to an eighth of a card with ECC inline: L4 23,034 of 24,576 MiB
@@ -50,7 +49,7 @@ def all_specs() -> dict[str, GpuSpec]:
 
 
 @functools.cache
-def short_names() -> dict[str, str]:
+def short_names() -> Mapping[str, str]:
     """Short name -> card, for the names that are not a card's own."""
     names: dict[str, str] = _table()["short_names"]
     return names
@@ -69,7 +68,7 @@ def short_name(text: str) -> str:
 def _words(text: str) -> list[str]:
     lower = re.sub(r"\((r|tm)\)", " ", text.lower()).replace("laptop gpu", "mobile").replace("laptop", "mobile")
     lower = re.sub(r"(\d+)\s*(?:gb|gib)\b", r"\1gb", lower)
-    return [word for word in re.findall(r"[a-z0-9]+", lower) if word not in _TRADE_WORDS]
+    return [word for word in re.findall(r"[a-z0-9]+", lower) if word not in _TRADE_WORDS | _FILLER_WORDS]
 
 
 @functools.cache
