@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +26,47 @@ class GgmlType:
         return blocks * self.type_size
 
 
+# Types of the pinned build (commit 0c1e570) that the newest gguf on PyPI (0.19.0) does not have.
+_NEWER_THAN_GGUF = (
+    # ggml/include/ggml.h: GGML_TYPE_Q2_0 = 42
+    # ggml/src/ggml-common.h:187: QK2_0 64, ggml_half d, uint8_t qs[QK2_0 / 4]
+    GgmlType(name="Q2_0", value=42, block_size=64, type_size=2 + 64 // 4),
+)
+
+
 @cache
 def ggml_types() -> Mapping[str, GgmlType]:
-    """All types by name. Imports gguf (0.2 s), so only what computes sizes pays for it."""
-    import gguf
-
-    return {
+    """All types by name. Reads gguf's constants without gguf itself, which would import numpy (0.2 s)."""
+    newer = {t.name: t for t in _NEWER_THAN_GGUF}
+    known = {
         q.name: GgmlType(name=q.name, value=int(q.value), block_size=sizes[0], type_size=sizes[1])
-        for q, sizes in gguf.GGML_QUANT_SIZES.items()
+        for q, sizes in gguf_constants().GGML_QUANT_SIZES.items()
     }
+    return {**newer, **known}
+
+
+@cache
+def ggml_types_by_value() -> Mapping[int, GgmlType]:
+    """All types by their number in a file (enum ggml_type)."""
+    return {t.value: t for t in ggml_types().values()}
+
+
+@cache
+def gguf_constants() -> ModuleType:
+    """The module gguf.constants, loaded without its package: it needs nothing but the standard library (30 ms)."""
+    loaded = sys.modules.get("gguf.constants")
+    if loaded is not None:
+        return loaded
+    import importlib.util
+    from pathlib import Path
+
+    package = importlib.util.find_spec("gguf")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("gguf", name="gguf")
+    name = "quantplan._gguf_constants"
+    spec = importlib.util.spec_from_file_location(name, Path(package.origin).with_name("constants.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,331 @@
+"""The header of a GGUF file: key-values and tensor list, read as untrusted input and never built needlessly.
+
+gguf.GGUFReader builds a numpy array per token, which takes seconds on a real vocabulary. Here token arrays are
+walked over, and what is kept is bounded, so that no header can cost more than some tens of MiB or a second.
+The rules are those of ggml/src/gguf.cpp of the pinned build (0c1e570); where it refuses a file, so do we.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantplan.ggml_types import ggml_types_by_value
+from quantplan.model.byte_window import ByteSource, FileSource, Window
+from quantplan.units import MIB, pad
+
+DEFAULT_ALIGNMENT = 32  # ggml/include/gguf.h: GGUF_DEFAULT_ALIGNMENT
+MAX_DIMS = 4  # ggml/include/ggml.h: GGML_MAX_DIMS
+MAX_NAME_BYTES = 63  # ggml/include/ggml.h: GGML_MAX_NAME 64, with its end mark
+
+# Limits of ours. The largest public headers have 0.3 M tokens, 0.6 M merges, 2,500 tensors, 100 keys and 20 MB.
+MAX_HEADER_BYTES = 256 * MIB
+MAX_TENSORS = 65_536
+MAX_KEYS = 16_384
+MAX_KEY_BYTES = 65_535  # docs/gguf.md of ggml: keys are at most 2^16 - 1 bytes
+MAX_STRINGS = 4_194_304
+MAX_KEPT_ARRAY = 4_096
+MAX_KEPT_STRING_BYTES = MIB
+MAX_KEPT_ELEMENTS = 262_144
+MAX_KEPT_BYTES = 4 * MIB
+
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_COUNTS, _ARRAY_HEAD = struct.Struct("<QQ"), struct.Struct("<IQ")
+_STRING, _ARRAY, _BOOL = 8, 9, 7
+# ggml/include/gguf.h: enum gguf_type
+_SCALARS: Mapping[int, tuple[str, str]] = {
+    0: ("UINT8", "B"), 1: ("INT8", "b"), 2: ("UINT16", "H"), 3: ("INT16", "h"), 4: ("UINT32", "I"), 5: ("INT32", "i"),
+    6: ("FLOAT32", "f"), 7: ("BOOL", "B"), 10: ("UINT64", "Q"), 11: ("INT64", "q"), 12: ("FLOAT64", "d"),
+}  # fmt: skip
+_SCALAR_STRUCTS = {value: struct.Struct(f"<{code}") for value, (_, code) in _SCALARS.items()}
+_TAIL_STRUCTS = {n: struct.Struct(f"<{n}QIQ") for n in range(1, MAX_DIMS + 1)}  # dims, type, offset
+_SMALLEST_KEY = 8 + 1 + 4 + 1  # a name of one byte and a value of one
+_SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayInfo:
+    """An array that was skipped: its element type (a name of GGUFValueType) and length. A single text too long to
+    keep is told as a UINT8 array."""
+
+    type_name: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufTensor:
+    """One tensor: `shape` in ggml order, row length first; `offset` relative to the data_offset of its shard."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    offset: int
+    n_bytes: int
+    shard: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardInfo:
+    """One file of a split model. `file_bytes` is None where a server does not tell it."""
+
+    path: str
+    data_offset: int
+    file_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufHeader:
+    """One model, from one file or from all shards of a split one.
+
+    `metadata` maps keys to Python scalars, str, tuples (small arrays) and ArrayInfo (skipped arrays); of a split
+    model those of the first shard. `data_offset` is that of the first shard, `file_bytes` the sum over shards.
+    """
+
+    version: int
+    alignment: int
+    metadata: Mapping[str, object]
+    tensors: tuple[GgufTensor, ...]
+    data_offset: int
+    file_bytes: int | None
+    shards: tuple[ShardInfo, ...] = ()
+
+
+def read_gguf_header(path: str | Path) -> GgufHeader:
+    """The header of a local GGUF file; of a split one by any of its shards.
+
+    Raises BadModelFile, naming key or tensor and offset, on anything the engine would refuse.
+    """
+    from quantplan.model.gguf_split import read_split
+
+    def open_shard(name: str) -> GgufHeader:
+        with FileSource(Path(path).parent / name) as source:
+            return parse_gguf_header(source)
+
+    return read_split(Path(path).name, open_shard, where=Path(path).parent)
+
+
+def parse_gguf_header(source: ByteSource) -> GgufHeader:
+    """The header of one file. Tensors must lie inside the file, in order and without gaps, as the engine demands."""
+    window = Window(source, limit=MAX_HEADER_BYTES)
+    version, n_tensors, n_keys = _read_counts(window)
+    metadata: dict[str, object] = {}
+    values = _Values(window)
+    for i in range(n_keys):
+        window.what = f"key {i}"
+        window.certain_after = (n_keys - i - 1) * _SMALLEST_KEY + n_tensors * _SMALLEST_TENSOR
+        at = window.offset
+        key = _read_name(window, what="key", max_bytes=MAX_KEY_BYTES)
+        window.what = f"key {key!r}"
+        if key in metadata:
+            window.fail("is there twice", offset=at)
+        metadata[key] = values.read(key)
+    alignment = _alignment(window, metadata, values.types)
+    tensors = tuple(_read_tensors(window, n_tensors, alignment))
+    data_offset = pad(window.offset, alignment) if tensors else window.offset
+    _check_inside(window, tensors, data_offset=data_offset, file_bytes=source.size)
+    return GgufHeader(
+        version=version,
+        alignment=alignment,
+        metadata=metadata,
+        tensors=tensors,
+        data_offset=data_offset,
+        file_bytes=source.size,
+        shards=(ShardInfo(path=source.name, data_offset=data_offset, file_bytes=source.size),),
+    )
+
+
+def _read_counts(window: Window) -> tuple[int, int, int]:
+    """Version, number of tensors, number of keys."""
+    magic = window.take(4)
+    if magic != b"GGUF":
+        shown = "".join(chr(c) if 32 <= c < 127 else "?" for c in magic)
+        window.fail(f"this is not a GGUF file: it starts with '{shown}'", offset=0)
+    (version,) = window.unpack(_U32)
+    if version and version & 0xFFFF == 0:
+        window.fail("this is a big-endian GGUF file, which the engine does not read on this host", offset=4)
+    if version not in (2, 3):
+        window.fail(f"GGUF version {version} is not supported (2 and 3 are)", offset=4)
+    n_tensors, n_keys = window.unpack(_COUNTS)
+    window.check_remaining(n_keys * _SMALLEST_KEY, f"declares {n_keys:,} keys", offset=16)
+    if n_keys > MAX_KEYS:
+        window.fail(f"declares {n_keys:,} keys, more than {MAX_KEYS:,}", offset=16)
+    window.check_remaining(
+        n_tensors * _SMALLEST_TENSOR + n_keys * _SMALLEST_KEY, f"declares {n_tensors:,} tensors", offset=8
+    )
+    if n_tensors > MAX_TENSORS:
+        window.fail(f"declares {n_tensors:,} tensors, more than {MAX_TENSORS:,}", offset=8)
+    return version, n_tensors, n_keys
+
+
+def _read_name(window: Window, *, what: str, max_bytes: int) -> str:
+    """A key or tensor name: not empty, UTF-8, printable."""
+    at = window.offset
+    (length,) = window.unpack(_U64)
+    if not 0 < length <= max_bytes:
+        window.fail(f"its name has {length:,} bytes, not 1 to {max_bytes:,}", offset=at)
+    window.check_remaining(length, f"its name has {length:,} bytes", offset=at)
+    try:
+        name = str(window.take(length), "utf-8")
+    except UnicodeDecodeError:
+        window.fail("its name is not UTF-8", offset=at)
+    if not name.isprintable():
+        window.fail(f"its name {name!r} has control characters", offset=at)
+    return name
+
+
+class _Values:
+    """Reads the values of one header and bounds what is kept of them."""
+
+    __slots__ = ("_bytes_left", "_elements_left", "_strings_left", "_window", "types")
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._bytes_left, self._elements_left, self._strings_left = MAX_KEPT_BYTES, MAX_KEPT_ELEMENTS, MAX_STRINGS
+        self.types: dict[str, int] = {}
+
+    def read(self, key: str) -> object:
+        window, at = self._window, self._window.offset
+        (kind,) = window.unpack(_U32)
+        self.types[key] = kind
+        if kind == _STRING:
+            return self._text(keep=True)
+        if kind == _ARRAY:
+            return self._array(key)
+        if kind not in _SCALARS:
+            window.fail(f"has the unknown value type {kind}", offset=at)
+        (value,) = window.unpack(_SCALAR_STRUCTS[kind])
+        if kind != _BOOL:
+            return value
+        if value > 1:
+            window.fail(f"is a BOOL with the value {value}", offset=at)
+        return bool(value)
+
+    def _text(self, *, keep: bool) -> str | ArrayInfo:
+        window, at = self._window, self._window.offset
+        (length,) = window.unpack(_U64)
+        window.check_remaining(length, f"a string of {length:,} bytes", offset=at)
+        if not keep or length > min(MAX_KEPT_STRING_BYTES, self._bytes_left):
+            window.skip(length)
+            return ArrayInfo(type_name="UINT8", n=length)
+        self._bytes_left -= length
+        try:
+            text = str(window.take(length), "utf-8")
+        except UnicodeDecodeError as error:
+            window.fail("its text is not UTF-8", offset=at + 8 + error.start)
+        if not text.isprintable():
+            _refuse_control_characters(window, text, at)
+        return text
+
+    def _array(self, key: str) -> tuple[object, ...] | ArrayInfo:
+        window, at = self._window, self._window.offset
+        kind, n = window.unpack(_ARRAY_HEAD)
+        if kind == _ARRAY:
+            window.fail("is an array of arrays, which the engine does not read", offset=at)
+        if kind != _STRING and kind not in _SCALARS:
+            window.fail(f"is an array of the unknown value type {kind}", offset=at)
+        name, code = _SCALARS.get(kind, ("STRING", ""))
+        size = 8 if kind == _STRING else _SCALAR_STRUCTS[kind].size
+        window.check_remaining(n * size, f"an array of {n:,} {name}", offset=at)
+        keep = not key.startswith("tokenizer.") and n <= min(MAX_KEPT_ARRAY, self._elements_left)
+        if kind == _STRING:
+            return self._strings(n, keep=keep, offset=at)
+        if not keep:
+            window.skip(n * size)
+            return ArrayInfo(type_name=name, n=n)
+        self._elements_left -= n
+        values = struct.unpack(f"<{n}{code}", window.take(n * size))
+        if kind != _BOOL:
+            return values
+        if any(value > 1 for value in values):
+            window.fail(f"is an array of BOOL with the value {max(values)}", offset=at)
+        return tuple(map(bool, values))
+
+    def _strings(self, n: int, *, keep: bool, offset: int) -> tuple[object, ...] | ArrayInfo:
+        self._strings_left -= n
+        if self._strings_left < 0:
+            self._window.fail(f"an array of {n:,} STRING: more than {MAX_STRINGS:,} in one header", offset=offset)
+        if not keep:
+            self._window.skip_strings(n)
+            return ArrayInfo(type_name="STRING", n=n)
+        self._elements_left -= n
+        return tuple(self._text(keep=True) for _ in range(n))
+
+
+def _refuse_control_characters(window: Window, text: str, at: int) -> None:
+    """Refuses what a terminal would act on (C0 but white space, DEL, C1). Templates need the rest of Unicode."""
+    for i, char in enumerate(text):
+        if (char < " " and char not in "\t\n\v\f\r") or "\x7f" <= char <= "\x9f":
+            inside = len(text[:i].encode())
+            window.fail(f"its text has the control character U+{ord(char):04X}", offset=at + 8 + inside)
+
+
+def _alignment(window: Window, metadata: Mapping[str, object], types: Mapping[str, int]) -> int:
+    window.what = "key 'general.alignment'"
+    value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if types.get("general.alignment", 4) != 4 or not isinstance(value, int):
+        window.fail("is not a UINT32")
+    if value == 0 or value & (value - 1):
+        window.fail(f"{value} is not a power of two")
+    return value
+
+
+def _read_tensors(window: Window, n_tensors: int, alignment: int) -> Iterator[GgufTensor]:
+    """The tensors in file order. gguf.cpp: each must start where the one before ended, padded to the alignment."""
+    types = ggml_types_by_value()
+    seen: set[str] = set()
+    expected = 0
+    for i in range(n_tensors):
+        window.what = f"tensor {i}"
+        window.certain_after = (n_tensors - i - 1) * _SMALLEST_TENSOR
+        at = window.offset
+        name = _read_name(window, what="tensor", max_bytes=MAX_NAME_BYTES)
+        window.what = f"tensor {name!r}"
+        if name in seen:
+            window.fail("is there twice", offset=at)
+        seen.add(name)
+        (n_dims,) = window.unpack(_U32)
+        if not 1 <= n_dims <= MAX_DIMS:
+            window.fail(f"has {n_dims:,} dimensions, not 1 to {MAX_DIMS}", offset=at)
+        *shape, kind, offset = window.unpack(_TAIL_STRUCTS[n_dims])
+        layout = types.get(kind)
+        if layout is None:
+            window.fail(f"has the unknown ggml type {kind}", offset=at)
+        n_bytes = layout.type_size
+        n_rows_elements = 1
+        for dim in shape:
+            n_rows_elements *= dim
+        if n_rows_elements == 0 or n_rows_elements >= 2**63:
+            window.fail(f"has the impossible shape {tuple(shape)}", offset=at)
+        if shape[0] % layout.block_size:
+            window.fail(f"rows of {shape[0]:,} are no whole number of {layout.name} blocks", offset=at)
+        n_bytes = n_rows_elements // layout.block_size * layout.type_size
+        if expected + n_bytes >= 2**63:
+            window.fail(f"ends at byte {expected + n_bytes:,} of the data, beyond any file", offset=at)
+        if offset != expected:
+            window.fail(_misplaced(offset, expected, alignment), offset=at)
+        yield GgufTensor(name=name, shape=tuple(shape), type_name=layout.name, offset=offset, n_bytes=n_bytes)
+        expected = pad(offset + n_bytes, alignment)
+
+
+def _misplaced(offset: int, expected: int, alignment: int) -> str:
+    if offset % alignment:
+        return f"its data at {offset:,} is not aligned to {alignment} bytes"
+    if offset < expected:
+        return f"its data at {offset:,} overlaps the tensor before, which ends at {expected:,}"
+    return f"its data at {offset:,} leaves a gap: the engine expects {expected:,}"
+
+
+def _check_inside(window: Window, tensors: tuple[GgufTensor, ...], *, data_offset: int, file_bytes: int | None) -> None:
+    if not tensors or file_bytes is None:
+        return
+    last = tensors[-1]
+    end = data_offset + last.offset + last.n_bytes
+    if end > file_bytes:
+        first_out = next(t for t in tensors if data_offset + t.offset + t.n_bytes > file_bytes)
+        window.what = f"tensor {first_out.name!r}"
+        window.fail(
+            f"its data ends beyond the file: {end:,} bytes are needed, the file has {file_bytes:,} (is it truncated?)",
+            offset=data_offset + first_out.offset,
+        )
