@@ -107,7 +107,11 @@ def table(package: Path) -> dict[str, Any]:
         ours = found.get(fix["name"])
         if ours is None:
             ours = found[fix["name"]] = {"name": fix["name"], "vendor": fix["vendor"]}
-        ours.update({k: v for k, v in fix.items() if k not in ("memory_gib", "bandwidth_gb_s")})
+        ours.update(
+            {k: v for k, v in fix.items() if not k.startswith(("memory_gib", "bandwidth_gb_s", "driver_memory"))}
+        )
+        if "driver_memory_mib" in fix:
+            ours["driver_memory_bytes"] = fix["driver_memory_mib"] * 1024**2
         if "memory_gib" in fix:
             ours["memory_bytes"] = round(fix["memory_gib"] * GIB)
         if "bandwidth_gb_s" in fix:

@@ -33,6 +33,7 @@ class GpuSpec:
     pcie: tuple[int, int] | None = None
     power_w: int | None = None
     unified: bool = False
+    driver_memory_bytes: int | None = None  # what the driver shows, where that is known to differ
     source: str | None = None
 
 
@@ -56,8 +57,8 @@ def short_names() -> Mapping[str, str]:
 
 
 def _spec(row: dict[str, Any]) -> GpuSpec:
-    pairs = {key: tuple(row[key]) for key in ("compute_capability", "pcie") if key in row}
-    return GpuSpec(**{**row, **pairs})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return GpuSpec(**values)
 
 
 def short_name(text: str) -> str:

@@ -22,9 +22,9 @@ _MOST_RAM_BYTES = 64 * 1024 * GIB
 
 ASSUMED_RAM_BYTES = 32 * GIB
 ASSUMED_CORES = 8
-# What the driver keeps of a card: 496 of 32,607 MiB on an RTX 5090 (github.com/ggml-org/llama.cpp/pull/23676), 615 of
-# 143,771 MiB on an H200: two percent, at most 640 MiB.
-_RESERVED_SHARE, _RESERVED_MOST_BYTES = 50, 640 * MIB
+# What the driver keeps of a card: 517 of 23,028 MiB on an A10 (github.com/mayooot/detect-gpu/issues/3), 615 of 143,771
+# MiB on an H200 (tests/data/hosts/h200-vm): a fortieth, at most 640 MiB.
+_RESERVED_SHARE, _RESERVED_MOST_BYTES = 40, 640 * MIB
 # Metal's recommendedMaxWorkingSetSize, as llama.cpp prints it: two thirds of the RAM up to 32 GiB, three quarters above
 APPLE_SMALL_RAM_BYTES = 32 * GIB
 
@@ -153,7 +153,7 @@ def apple_usable(ram_bytes: int) -> int:
 
 def device_of(spec: GpuSpec, ram: RamFacts) -> GpuFacts:
     """A card as sold, as a device: nominal memory less what a driver keeps; the host's RAM where it is shared."""
-    total = spec.memory_bytes
+    total = spec.driver_memory_bytes or spec.memory_bytes
     reserved = min(total // _RESERVED_SHARE, _RESERVED_MOST_BYTES)
     if spec.unified:
         total, reserved = (apple_usable(ram.total_bytes) if spec.vendor == "apple" else ram.total_bytes), 0
