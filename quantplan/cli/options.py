@@ -33,3 +33,8 @@ def emit(
 
         text = render(success(command, data, warnings=warnings, engine=engine, ok=ok))
     click.echo(text)
+
+
+def say(text: str) -> None:
+    """One line of progress, on stderr: stdout is the result only."""
+    click.echo(text, err=True)

@@ -1,0 +1,174 @@
+"""What the pinned converter makes of a configuration: its GGUF header, asked of its own classes.
+
+Builds the transformers model on the meta device, writes its parameters as safetensors headers over a hole
+(in the checkpoint's spelling: one tensor per expert), runs convert_hf_to_gguf's model class lazily, and stops
+before any data is written. Needs the build extra and the pinned llama.cpp tree.
+
+    python scripts/weightless_from_converter.py --tree LLAMA_CPP --config config.json --output out.gguf
+    python scripts/weightless_from_converter.py --tree LLAMA_CPP --configs model_configs.json --output folder/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import struct
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+logging.disable(logging.WARNING)
+
+_DTYPES = {
+    "torch.bfloat16": ("BF16", 2),
+    "torch.float32": ("F32", 4),
+    "torch.float16": ("F16", 2),
+    "torch.int64": ("I64", 8),
+    "torch.int32": ("I32", 4),
+    "torch.bool": ("BOOL", 1),
+    "torch.uint8": ("U8", 1),
+}
+
+Shaped = tuple[str, tuple[int, ...], str]  # name, shape, safetensors dtype
+
+
+def checkpoint_tensors(config: Mapping[str, Any], *, auto: str = "AutoModelForCausalLM") -> list[Shaped]:
+    """Name, shape and dtype of every parameter, spelled as a hub checkpoint spells them (dtype: bf16)."""
+    import torch
+    import transformers
+    from transformers.core_model_loading import revert_weight_conversion
+
+    kwargs = dict(config)
+    kwargs.pop("quantization_config", None)
+    model_config = transformers.AutoConfig.for_model(kwargs.pop("model_type"), **kwargs)
+    with torch.device("meta"):
+        model = None
+        for kind in (auto, "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM", "AutoModel"):
+            try:
+                model = getattr(transformers, kind).from_config(model_config, dtype=torch.bfloat16)
+                break
+            except ValueError as error:
+                if "Unrecognized configuration class" not in str(error):
+                    raise
+        if model is None:
+            raise ValueError(f"transformers has no model for {config['model_type']}")
+    state = model.state_dict()
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for name in tied if getattr(model_config, "tie_word_embeddings", False) else ():
+        state.pop(name, None)
+    reverted = revert_weight_conversion(model, state)
+    return [(name, tuple(t.shape), _DTYPES[str(t.dtype)][0]) for name, t in reverted.items()]
+
+
+def write_safetensors_header(path: Path, tensors: Iterable[Shaped]) -> None:
+    """A safetensors file whose data is a hole."""
+    sizes = {name: size for name, size in _DTYPES.values()} | {"F8_E4M3": 1, "F8_E8M0": 1, "F8_E5M2": 1, "I8": 1}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape, dtype in tensors:
+        n_bytes = sizes[dtype]
+        for dim in shape:
+            n_bytes *= dim
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + n_bytes]}
+        offset += n_bytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + offset)
+
+
+def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf16") -> None:
+    """The converter's GGUF for the Hugging Face folder, with its data a hole and no vocabulary."""
+    sys.path.insert(0, str(tree / "gguf-py"))
+    sys.path.insert(0, str(tree))
+    import torch
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    import gguf
+
+    kinds = {
+        "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+        "f16": gguf.LlamaFileType.MOSTLY_F16,
+        "f32": gguf.LlamaFileType.ALL_F32,
+        "auto": gguf.LlamaFileType.GUESSED,
+        "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    }
+    with torch.inference_mode():
+        hparams = ModelBase.load_hparams(folder, False)
+        architecture = get_model_architecture(hparams, ModelType.TEXT)
+        model_class = get_model_class(architecture, mmproj=False)
+        model = model_class(folder, kinds[outtype], output, eager=False)
+        text = {**hparams, **hparams.get("text_config", {})}
+
+        def set_vocab() -> None:
+            model.gguf_writer.add_tokenizer_model("no_vocab")
+            if gguf.Keys.LLM.VOCAB_SIZE.format(arch=model.gguf_writer.arch) not in model.gguf_writer.kv_data[0]:
+                model.gguf_writer.add_vocab_size(text["vocab_size"])
+
+        model.set_vocab = set_vocab
+        model.prepare_tensors()
+        model.prepare_metadata(vocab_only=False)
+    _write_with_hole(model.gguf_writer, output)
+
+
+def _write_with_hole(writer: Any, output: Path) -> None:
+    import gguf
+
+    writer.write_header_to_file(path=output)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for file in writer.fout:
+        end = file.tell()
+        file.close()
+    pad = gguf.GGUFWriter.ggml_pad
+    total = pad(end, writer.data_alignment)
+    for info in writer.tensors[0].values():
+        total += pad(info.nbytes, writer.data_alignment)
+    os.truncate(output, total)
+
+
+def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: str = "bf16") -> None:
+    """From a configuration alone to the GGUF that its converted checkpoint would be."""
+    with tempfile.TemporaryDirectory(dir=output.parent) as name:
+        folder = Path(name)
+        (folder / "config.json").write_text(json.dumps(config))
+        write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(config))
+        convert_header(folder, output, tree=tree, outtype=outtype)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--tree", type=Path, default=os.environ.get("QUANTPLAN_LLAMA_TREE"), help="the pinned llama.cpp tree"
+    )
+    parser.add_argument("--config", type=Path, help="one config.json")
+    parser.add_argument("--configs", type=Path, help="a list of {name, config}")
+    parser.add_argument("--only", action="append", help="names to do, of --configs")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--outtype", default="bf16")
+    args = parser.parse_args()
+    if args.config:
+        weightless(json.loads(args.config.read_text()), args.output, tree=args.tree, outtype=args.outtype)
+        return
+    args.output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for entry in json.loads(args.configs.read_text()):
+        target = args.output / f"{entry['name']}.gguf"
+        if (args.only and entry["name"] not in args.only) or target.exists():
+            continue
+        try:
+            weightless(entry["config"], target, tree=args.tree, outtype=args.outtype)
+            print("ok", entry["name"], flush=True)
+        except Exception as error:  # a table of what works: one failure must not hide the others
+            failed += 1
+            print("FAILED", entry["name"], type(error).__name__, str(error)[:300], flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
