@@ -216,3 +216,36 @@ class PortInUse(QuantplanError):
     def __init__(self, *, host: str, port: int) -> None:
         super().__init__(f"{host}:{port} is already in use")
         self.host, self.port = host, port
+
+
+class UnknownGpu(QuantplanError):
+    """No card of that name in the table."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, name: str, near: Sequence[str] = ()) -> None:
+        like = f"; near names: {', '.join(near)}" if near else ""
+        super().__init__(f"no GPU called {name!r} is known{like}")
+        self.name, self.near = name, tuple(near)
+
+
+class AmbiguousGpu(QuantplanError):
+    """A name that several cards with unlike memory or speed bear."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, name: str, candidates: Sequence[str]) -> None:
+        super().__init__(f"{name!r} is several GPUs: {', '.join(candidates)}")
+        self.name, self.candidates = name, tuple(candidates)
+
+
+class BadProfile(QuantplanError):
+    """A hardware profile that cannot be read or describes an impossible machine."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, profile: str | Path, where: str, why: str, candidates: Sequence[str] = ()) -> None:
+        choose = f"; known here: {', '.join(candidates)}" if candidates else ""
+        at = f" {where}:" if where else ""
+        super().__init__(f"hardware profile {profile}:{at} {why}{choose}")
+        self.profile, self.where, self.why, self.candidates = str(profile), where, why, tuple(candidates)

@@ -66,7 +66,7 @@ def checkpoint_tensors(config: Mapping[str, Any], *, auto: str = "AutoModelForCa
 
 def write_safetensors_header(path: Path, tensors: Iterable[Shaped]) -> None:
     """A safetensors file whose data is a hole."""
-    sizes = {name: size for name, size in _DTYPES.values()} | {"F8_E4M3": 1, "F8_E8M0": 1, "F8_E5M2": 1, "I8": 1}
+    sizes = dict(_DTYPES.values()) | {"F8_E4M3": 1, "F8_E8M0": 1, "F8_E5M2": 1, "I8": 1}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape, dtype in tensors:
@@ -86,10 +86,9 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
     """The converter's GGUF for the Hugging Face folder, with its data a hole and no vocabulary."""
     sys.path.insert(0, str(tree / "gguf-py"))
     sys.path.insert(0, str(tree))
+    import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-
-    import gguf
 
     kinds = {
         "bf16": gguf.LlamaFileType.MOSTLY_BF16,
@@ -102,6 +101,8 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
         hparams = ModelBase.load_hparams(folder, False)
         architecture = get_model_architecture(hparams, ModelType.TEXT)
         model_class = get_model_class(architecture, mmproj=False)
+        # a model that transformers makes has no MTP layers; the converter then wants to be told
+        model_class.no_mtp = model_class.supports_mtp_export and not _has_mtp(folder)
         model = model_class(folder, kinds[outtype], output, eager=False)
         text = {**hparams, **hparams.get("text_config", {})}
 
@@ -114,6 +115,12 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
     _write_with_hole(model.gguf_writer, output)
+
+
+def _has_mtp(folder: Path) -> bool:
+    with (folder / "model.safetensors").open("rb") as file:
+        header = file.read(struct.unpack("<Q", file.read(8))[0])
+    return b'"mtp.' in header or b'"model.mtp.' in header
 
 
 def _write_with_hole(writer: Any, output: Path) -> None:
@@ -132,12 +139,28 @@ def _write_with_hole(writer: Any, output: Path) -> None:
     os.truncate(output, total)
 
 
+def _decoded(value: Any) -> Any:
+    """transformers 5 writes an infinity as {"__float__": "Infinity"}."""
+    if isinstance(value, dict):
+        return float(value["__float__"]) if set(value) == {"__float__"} else {k: _decoded(v) for k, v in value.items()}
+    return [_decoded(v) for v in value] if isinstance(value, list) else value
+
+
+def _write_tokenizer(folder: Path, n_vocab: int) -> None:
+    """Gemma's model classes count the tokens to cut the embeddings to them."""
+    vocab = {f"t{i}": i for i in range(n_vocab)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": []}))
+
+
 def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: str = "bf16") -> None:
     """From a configuration alone to the GGUF that its converted checkpoint would be."""
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(config))
-        write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(config))
+        text = {**config, **config.get("text_config", {})}
+        if str(config.get("model_type", "")).startswith("gemma"):
+            _write_tokenizer(folder, text["vocab_size"])
+        write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(_decoded(config)))
         convert_header(folder, output, tree=tree, outtype=outtype)
 
 
