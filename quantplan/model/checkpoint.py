@@ -21,6 +21,7 @@ from quantplan.units import MIB
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MAX_SHARD_FILES = 4_096
+BYTES_PER_TENSOR = 100  # of a header beside the name: {"dtype":"F8_E4M3","shape":[…],"data_offsets":[…]}
 _LICENCE = re.compile(r"^license:\s*[\"']?([\w.\-+]+)", re.MULTILINE)
 
 
@@ -37,8 +38,8 @@ class CheckpointFiles(Protocol):
         """A whole small file. Raises BadModelFile where it is larger than max_bytes."""
         ...
 
-    def safetensors_headers(self, names: Sequence[str]) -> Mapping[str, tuple[SafetensorsTensor, ...]]:
-        """The tensors of each of these files."""
+    def safetensors_headers(self, files: Mapping[str, int | None]) -> Mapping[str, tuple[SafetensorsTensor, ...]]:
+        """The tensors of each of these files; each with about how many bytes its header takes, None if unknown."""
         ...
 
 
@@ -54,8 +55,8 @@ class FolderFiles:
     def read(self, name: str, *, max_bytes: int) -> bytes:
         return read_small(self._folder / name, max_bytes=max_bytes)
 
-    def safetensors_headers(self, names: Sequence[str]) -> Mapping[str, tuple[SafetensorsTensor, ...]]:
-        return {name: read_safetensors_header(self._folder / name) for name in names}
+    def safetensors_headers(self, files: Mapping[str, int | None]) -> Mapping[str, tuple[SafetensorsTensor, ...]]:
+        return {name: read_safetensors_header(self._folder / name) for name in files}
 
 
 def read_small(path: Path, *, max_bytes: int) -> bytes:
@@ -103,36 +104,37 @@ def read_json(files: CheckpointFiles, name: str, *, max_bytes: int) -> dict[str,
     return parse_json_object(files.read(name, max_bytes=max_bytes), name=f"{files.name}/{name}", max_bytes=max_bytes)
 
 
-def weight_files(files: CheckpointFiles, names: Sequence[str]) -> tuple[str, ...]:
-    """The safetensors files that make up the model: those the index names, or the only one there is."""
+def weight_files(files: CheckpointFiles, names: Sequence[str]) -> Mapping[str, int | None]:
+    """The safetensors files that make up the model: those the index names, or the only one there is; and about how
+    many bytes the header of each takes, as far as the index tells."""
     if INDEX_FILE in names:
         index = read_json(files, INDEX_FILE, max_bytes=MAX_INDEX_BYTES)
         return _indexed_files(index, path=f"{files.name}/{INDEX_FILE}", present=frozenset(names))
     if SINGLE_FILE in names:
-        return (SINGLE_FILE,)
+        return {SINGLE_FILE: None}
     found = [name for name in names if name.endswith(".safetensors") and "/" not in name and "adapter" not in name]
     if len(found) > 1:
         raise BadModelFile(path=files.name, why=f"has {len(found)} safetensors files but no {INDEX_FILE}")
-    return tuple(found)
+    return dict.fromkeys(found)
 
 
-def _indexed_files(index: Mapping[str, object], *, path: str, present: frozenset[str]) -> tuple[str, ...]:
+def _indexed_files(index: Mapping[str, object], *, path: str, present: frozenset[str]) -> dict[str, int]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadModelFile(path=path, why="key 'weight_map' is not an object with tensors")
-    shards: dict[str, None] = {}
+    shards: dict[str, int] = {}
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or not is_safe_name(file):
-            raise BadModelFile(path=path, why=f"tensor {tensor[:80]!r}: {str(file)[:80]!r} is not a file of this model")
-        shards[file] = None
+        if not isinstance(file, str):
+            raise BadModelFile(path=path, why=f"tensor {tensor[:80]!r}: its file is {str(file)[:80]!r}, not a name")
+        shards[file] = shards.get(file, 0) + len(tensor) + BYTES_PER_TENSOR
     if len(shards) > MAX_SHARD_FILES:
         raise BadModelFile(path=path, why=f"names {len(shards):,} files, more than {MAX_SHARD_FILES:,}")
     for file in shards:
-        if not file.endswith(".safetensors"):
-            raise BadModelFile(path=path, why=f"{file!r} is not a safetensors file")
+        if not is_safe_name(file) or not file.endswith(".safetensors"):
+            raise BadModelFile(path=path, why=f"{file[:80]!r} is not a safetensors file of this model")
         if file not in present:
             raise BadModelFile(path=path, why=f"{file!r} is named but missing")
-    return tuple(sorted(shards))
+    return {file: shards[file] for file in sorted(shards)}
 
 
 def is_safe_name(name: str) -> bool:
@@ -149,7 +151,7 @@ def is_safe_name(name: str) -> bool:
     )
 
 
-def _all_tensors(files: CheckpointFiles, shards: Sequence[str]) -> tuple[SafetensorsTensor, ...]:
+def _all_tensors(files: CheckpointFiles, shards: Mapping[str, int | None]) -> tuple[SafetensorsTensor, ...]:
     headers = files.safetensors_headers(shards)
     seen: dict[str, str] = {}
     for shard in shards:

@@ -213,7 +213,7 @@ def _answer(response: Any, where: _Where, *, start: int) -> RangeAnswer:
         raise errors.HubFailed(url=where.url, status=response.status_code, why="the server does not serve byte ranges")
     else:
         size = int(response.headers["content-length"]) if "content-length" in response.headers else None
-    return RangeAnswer(chunks=_chunks(response, where), file_bytes=size)
+    return RangeAnswer(chunks=_chunks(response, where), file_bytes=size, is_whole=response.status_code != 206)
 
 
 def _chunks(response: Any, where: _Where) -> Iterator[bytes]:

@@ -23,7 +23,8 @@ from quantplan.model.ranges import OpenRange, RangeSource
 from quantplan.model.safetensors_header import SafetensorsTensor, header_length, parse_safetensors_header
 
 N_CONNECTIONS = 32
-FIRST_READ_BYTES = 128 * 1024  # holds the header of nearly every shard: 560 tensors take 73 kB
+FIRST_READ_BYTES = 128 * 1024  # where nothing tells how many tensors there are: enough for about 900
+SLACK_BYTES, MAX_FIRST_READ_BYTES = 8 * 1024, 1024 * 1024
 
 
 def find_repository(hub: Hub, cache: HubCache, repo: str, revision: str | None) -> tuple[Repository, tuple[str, ...]]:
@@ -65,14 +66,14 @@ class HubFiles:
 
     def __init__(self, hub: Hub, cache: HubCache, repository: Repository) -> None:
         self.name = repository.id
-        self._hub, self._cache, self._repository = hub, cache, repository
+        self._hub, self._cache, self.repository = hub, cache, repository
         self._sizes = {file.name: file.n_bytes for file in repository.files}
 
     def names(self) -> Sequence[str]:
         return tuple(self._sizes)
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
-        repo, commit = self._repository.id, self._repository.commit
+        repo, commit = self.repository.id, self.repository.commit
         kept = self._cache.get(repo, commit, f"file:{name}")
         if kept is not None and len(kept) <= max_bytes:
             return kept
@@ -83,21 +84,22 @@ class HubFiles:
         self._cache.put(repo, commit, f"file:{name}", content)
         return content
 
-    def safetensors_headers(self, names: Sequence[str]) -> Mapping[str, tuple[SafetensorsTensor, ...]]:
+    def safetensors_headers(self, files: Mapping[str, int | None]) -> Mapping[str, tuple[SafetensorsTensor, ...]]:
         """All headers at once, over N_CONNECTIONS connections."""
-        repo, commit = self._repository.id, self._repository.commit
+        repo, commit = self.repository.id, self.repository.commit
         kept = tensors_from_json(self._cache.get(repo, commit, "safetensors"))
-        if set(names) <= set(kept):
+        if set(files) <= set(kept):
             return kept
-        with ThreadPoolExecutor(max_workers=min(N_CONNECTIONS, len(names))) as pool:
-            found = dict(zip(names, pool.map(self._safetensors_header, names), strict=True))
+        with ThreadPoolExecutor(max_workers=min(N_CONNECTIONS, len(files))) as pool:
+            found = dict(zip(files, pool.map(self._safetensors_header, files, files.values()), strict=True))
         self._cache.put(repo, commit, "safetensors", tensors_to_json(found))
         return found
 
-    def _safetensors_header(self, name: str) -> tuple[SafetensorsTensor, ...]:
-        ranges, size = self._hub.ranges(self._repository.id, self._repository.commit, name), self._sizes[name]
-        label = f"{self._repository.id}/{name}"
-        raw = _read_range(ranges, 0, min(FIRST_READ_BYTES, size or FIRST_READ_BYTES))
+    def _safetensors_header(self, name: str, expected_bytes: int | None) -> tuple[SafetensorsTensor, ...]:
+        ranges, size = self._hub.ranges(self.repository.id, self.repository.commit, name), self._sizes[name]
+        label = f"{self.repository.id}/{name}"
+        first = FIRST_READ_BYTES if expected_bytes is None else min(expected_bytes + SLACK_BYTES, MAX_FIRST_READ_BYTES)
+        raw = _read_range(ranges, 0, min(first, size or first))
         end = 8 + header_length(raw, name=label, file_bytes=size)
         if end > len(raw):
             raw += _read_range(ranges, len(raw), end)
@@ -105,12 +107,12 @@ class HubFiles:
 
     def gguf_header(self, name: str) -> GgufHeader:
         """The header of one GGUF file, or of all shards of the model it belongs to."""
-        repo, commit = self._repository.id, self._repository.commit
+        repo, commit = self.repository.id, self.repository.commit
         folder, _, base = name.rpartition("/")
         prefix = f"{folder}/" if folder else ""
 
         def read(shard: str) -> GgufHeader:
-            file = self._repository.file(prefix + shard)
+            file = self.repository.file(prefix + shard)
             source = RangeSource(f"{repo}/{file.name}", self._hub.ranges(repo, commit, file.name), size=file.n_bytes)
             with source:
                 return parse_gguf_header(source)

@@ -16,10 +16,12 @@ MAX_BROKEN = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangeAnswer:
-    """An open answer to a range request: pieces of its body as they arrive, and the whole file's size if told."""
+    """An open answer to a range request: pieces of its body as they arrive, and the whole file's size if told.
+    `is_whole`: the server does not serve ranges and sends the whole file."""
 
     chunks: Iterator[bytes]
     file_bytes: int | None
+    is_whole: bool = False
 
 
 # (start, end) -> the open answer; end is exclusive, None asks for all that follows (closing it early stops it)
@@ -84,6 +86,7 @@ class RangeSource:
                 raise BadModelFile(path=self.name, why=why)
             self.size = answer.file_bytes
         self._chunks, self._at = answer.chunks, start
+        end = None if answer.is_whole else end
         self._end = min(x for x in (end, self.size, 2**63) if x is not None)
 
     def _next(self) -> bytes:

@@ -38,6 +38,17 @@ class SafetensorsTensor:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def n_elements(self) -> int:
+        n = 1
+        for dim in self.shape:
+            n *= dim
+        return n
+
+    @property
+    def n_bytes(self) -> int:
+        return -(-self.n_elements * DTYPE_BITS[self.dtype] // 8)
+
 
 def read_safetensors_header(path: str | Path) -> tuple[SafetensorsTensor, ...]:
     """The tensors of a local file, in the order of their data. Raises BadModelFile."""
