@@ -108,7 +108,7 @@ def table(tree: Path) -> dict[str, Any]:
         if text and text not in rows:
             wanted.add(text)
     return {
-        "source": f"declared defaults of the configuration classes of transformers {transformers.__version__} (Apache-2.0)",
+        "source": f"declared defaults of transformers {transformers.__version__}'s configuration classes (Apache-2.0)",
         "model_types": dict(sorted(rows.items())),
     }
 

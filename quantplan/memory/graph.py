@@ -41,7 +41,11 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[Tensor] = []
         self.leafs: list[Tensor] = []
+        # What CUDA fuses: (first node, index after the last) and (first node, what must stay, last node).
+        self.fused_routes: list[tuple[Tensor, int]] = []
+        self.fused_reductions: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
         self._seen: set[int] = set()
+        self._keep: list[Tensor] = []  # ids are only unique while their tensors live
 
     def expand(self, tensor: Tensor) -> Tensor:
         """Adds the tensor and everything it needs that is not in the graph yet."""
@@ -50,6 +54,7 @@ class Graph:
             return tensor
         stack: list[tuple[Tensor, int]] = [(tensor, 0)]
         seen.add(id(tensor))
+        self._keep.append(tensor)
         while stack:
             current, index = stack.pop()
             srcs = current.srcs

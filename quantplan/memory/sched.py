@@ -12,6 +12,7 @@ from quantplan.memory.graph import VIEWS, Graph, Tensor
 
 # ggml/src/ggml-cuda/ggml-cuda.cu, op_offload_min_batch_size: from here on, host weights are copied to the GPU.
 OFFLOAD_MIN_BATCH = 32
+MAX_SRC = 10  # ggml/include/ggml.h, GGML_MAX_SRC
 N_COPIES = 4  # ggml/src/CMakeLists.txt, GGML_SCHED_MAX_COPIES: input copies under pipeline parallelism
 
 
@@ -133,7 +134,7 @@ class _Scheduler:
                 keep = Tensor("NONE", tensor.ne, tensor.nbytes, (tensor,), tensor)
                 nodes.append((keep, self.backend[id(tensor)]))
                 nodes.append((self.copies[id(tensor), current][0], current))
-            nodes.extend(pending)
+            nodes.extend(self._with_dependencies(pending, current))
             inputs.clear()
             pending.clear()
 
@@ -153,12 +154,34 @@ class _Scheduler:
             own_leafs = [*spare, *own_leafs]
         return Scheduled(nodes, [*leafs, *own_leafs], n_splits)
 
+    def _with_dependencies(self, split: list[tuple[Tensor, int]], current: int) -> list[tuple[Tensor, int]]:
+        """What fused kernels read stays allocated until they are done (ggml_backend_cuda_graph_optimize)."""
+        if current == self.cpu or not (self.graph.fused_routes or self.graph.fused_reductions):
+            return split
+        index = {id(node): i for i, (node, _) in enumerate(split)}
+        keeps: dict[int, list[Tensor]] = {}
+        for first, end in self.graph.fused_routes:
+            until = self.graph.nodes[end] if end < len(self.graph.nodes) else None
+            if id(first) in index and until is not None and id(until) in index:
+                kept = keeps.setdefault(index[id(until)], [])
+                for node, _ in split[index[id(first)] : index[id(until)]]:
+                    kept.extend(t for t in (node, *node.srcs) if t not in kept)
+        for first, kept_tensors, last in self.graph.fused_reductions:
+            if id(first) in index and id(last) in index:
+                kept = keeps.setdefault(index[id(last)], [])
+                kept.extend(t for t in kept_tensors if t not in kept)
+        result: list[tuple[Tensor, int]] = []
+        for i, item in enumerate(split):
+            result.append(item)
+            for start in range(0, len(keeps.get(i, ())), MAX_SRC):
+                group = tuple(keeps[i][start : start + MAX_SRC])
+                result.append((Tensor("NONE", group[0].ne, group[0].nbytes, group, group[0]), current))
+        return result
+
     def _needs_split(self, node: Tensor, current: int) -> bool:
         return any(src.buffer >= 0 and src.is_weight and src.buffer != current for src in node.srcs)
 
-    def _copy_sources(
-        self, node: Tensor, current: int, inputs: list[Tensor], leafs: list[tuple[Tensor, int]]
-    ) -> None:
+    def _copy_sources(self, node: Tensor, current: int, inputs: list[Tensor], leafs: list[tuple[Tensor, int]]) -> None:
         srcs = list(node.srcs)
         for index, src in enumerate(srcs):
             if self.backend[id(src)] == current or self._where(src) == current:
@@ -186,8 +209,6 @@ def schedule(
     graph: Graph, *, n_backends: int, supports: Supports, op_offload: bool = True, pipeline: bool = False
 ) -> Scheduled:
     """The graph as the scheduler allocates it."""
-    scheduler = _Scheduler(
-        graph, n_backends, supports, op_offload=op_offload, n_copies=N_COPIES if pipeline else 1
-    )
+    scheduler = _Scheduler(graph, n_backends, supports, op_offload=op_offload, n_copies=N_COPIES if pipeline else 1)
     scheduler.assign()
     return scheduler.split()

@@ -40,7 +40,8 @@ def plan(**changed: Any) -> Plan:
     )  # fmt: skip
     figure = Figure(value=9.5, low=8.0, high=11.0, origin="measured")
     values: dict[str, Any] = {
-        "model": "org/name", "quant": "Q4_K_M", "source": {"repo": None, "revision": None, "file": None, "sha256": None},
+        "model": "org/name", "quant": "Q4_K_M",
+        "source": {"repo": None, "revision": None, "file": None, "sha256": None},
         "runtime": "llama-server", "n_ctx_per_slot": 8192, "n_parallel": 1, "kv_unified": False, "type_k": "f16",
         "type_v": "f16", "flash_attn": "auto", "n_batch": 2048, "n_ubatch": 512, "n_gpu_layers": 0,
         "tensor_split": (), "n_cpu_moe": 0, "override_tensor": (), "threads": 2, "threads_batch": 2, "numa": None,
@@ -120,7 +121,7 @@ def test_found_by_folder_receipt_or_file(tmp_path: Path) -> None:
     (tmp_path / "a" / "other.gguf").touch()
     with pytest.raises(BadArtifact, match="not named by the receipt"):
         find_artifact(tmp_path / "a" / "other.gguf")
-    with pytest.raises(BadArtifact, match="no artifact.json"):
+    with pytest.raises(BadArtifact, match=r"no artifact\.json"):
         find_artifact(tmp_path)
     with pytest.raises(BadArtifact, match="no such artifact"):
         find_artifact(tmp_path / "none")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Protocol
 
 from quantplan.model.hf.config import HfConfig
 from quantplan.model.hf.layout import Row, Shape
@@ -14,24 +16,25 @@ _DTYPE_BITS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SafetensorsTensor:
+class SafetensorsTensor(Protocol):
     """One entry of a safetensors header: the shape in PyTorch's order, the dtype as written there."""
 
-    name: str
-    shape: Shape
-    dtype: str
+    @property
+    def name(self) -> str: ...
 
     @property
-    def n_elements(self) -> int:
-        n = 1
-        for dim in self.shape:
-            n *= dim
-        return n
+    def dtype(self) -> str: ...
 
     @property
-    def n_bytes(self) -> int:
-        return -(-self.n_elements * _DTYPE_BITS.get(self.dtype, 16) // 8)
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def n_elements(tensor: SafetensorsTensor) -> int:
+    return prod(tensor.shape)
+
+
+def n_bytes(tensor: SafetensorsTensor) -> int:
+    return -(-n_elements(tensor) * _DTYPE_BITS.get(tensor.dtype, 16) // 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +80,8 @@ def match(rows: Sequence[Row], tensors: Sequence[SafetensorsTensor], *, config: 
     vision_bytes = vision_parameters = 0
     for tensor in tensors:
         if is_other_modality(tensor.name):
-            vision_bytes += tensor.n_bytes
-            vision_parameters += tensor.n_elements
+            vision_bytes += n_bytes(tensor)
+            vision_parameters += n_elements(tensor)
         elif not tensor.name.endswith(_UNUSED_ENDS):
             here[normal_name(tensor.name)] = tensor
     used: set[str] = set()

@@ -44,7 +44,7 @@ def is_dense(c: HfConfig, i: int) -> bool:
         return True
     kinds = c.items("mlp_layer_types")
     if kinds is not None and i < len(kinds):
-        return kinds[i] == "dense"
+        return bool(kinds[i] == "dense")
     return i < c.n("first_k_dense_replace", default=0) or bool(i % max(1, c.n("moe_layer_freq", default=1)))
 
 

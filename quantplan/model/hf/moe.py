@@ -29,7 +29,7 @@ def blocks_with_nextn(c: HfConfig) -> int:
 
 
 def nextn_block(b: Block, *, shared: bool = True) -> None:
-    """What a NextN layer has beside a layer's own tensors. The shared embeddings and head are in old checkpoints only."""
+    """What a NextN layer has beside a layer's own tensors. The shared embeddings and head are rare."""
     b.linear("nextn.eh_proj", "eh_proj", 2 * b.n_embd, b.n_embd)
     b.norm("nextn.enorm", "enorm")
     b.norm("nextn.hnorm", "hnorm")
@@ -120,6 +120,7 @@ def minimax_m2_tensors(c: HfConfig, t: Layout) -> None:
 
 def minimax_m2_metadata(c: HfConfig, md: Metadata) -> None:
     md.put("expert_feed_forward_length", c.n("intermediate_size"))
+    md.put("expert_gating_func", md.values.get(f"{md.arch}.expert_gating_func", 2))  # the engine aborts without one
     rotary = c.get("rotary_dim")
     dim = int(head_dim(c) * float(c.rope().get("partial_rotary_factor", 0.5))) if rotary is None else int(rotary)
     md.put("rope.dimension_count", dim)
@@ -142,9 +143,9 @@ def gpt_oss_tensors(c: HfConfig, t: Layout) -> None:
             ("up", "gate_up_proj", (b.n_embd, n_ff, n_expert)),
             ("down", "down_proj", (n_ff, b.n_embd, n_expert)),
         ):
-            hf = f"mlp.experts.{hf}"
-            b.put(f"ffn_{part}_exps.weight", shape, hf, f"{hf}.weight", f"{hf}_blocks", whole=False)
-            b.put(f"ffn_{part}_exps.bias", (shape[1], n_expert), f"{hf}_bias", whole=False)
+            fused = f"mlp.experts.{hf}"
+            b.put(f"ffn_{part}_exps.weight", shape, fused, f"{fused}.weight", f"{fused}_blocks", whole=False)
+            b.put(f"ffn_{part}_exps.bias", (shape[1], n_expert), f"{fused}_bias", whole=False)
 
 
 def gpt_oss_metadata(c: HfConfig, md: Metadata) -> None:
