@@ -11,7 +11,6 @@ from quantplan.model.catalog import CatalogEntry
 from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts, TensorFacts
 from quantplan.model.gguf_facts import facts_from_metadata
 from quantplan.model.gguf_header import ArrayInfo, GgufHeader
-from quantplan.model.hf.checkpoint import SafetensorsTensor as HfTensor
 from quantplan.model.hf_config import ConvertedHeader, header_from_config
 from quantplan.model.resolve import (
     Catalog,
@@ -22,7 +21,6 @@ from quantplan.model.resolve import (
     from_path,
     resolve_model,
 )
-from quantplan.model.safetensors_header import SafetensorsTensor
 
 TOKENS_KEY = "tokenizer.ggml.tokens"
 
@@ -48,7 +46,7 @@ def facts_of(found: ModelSource[CatalogEntry]) -> ModelFacts:
 
 def convert(found: CheckpointModel) -> ConvertedHeader:
     """The header that the converter would write for a checkpoint."""
-    return header_from_config(found.config, tensors=_hf_tensors(found.tensors), path=found.source.file or found.id)
+    return header_from_config(found.config, tensors=found.tensors, path=found.source.file or found.id)
 
 
 def _facts_of_gguf(found: GgufModel) -> ModelFacts:
@@ -102,9 +100,3 @@ def _facts_of_entry(entry: CatalogEntry, warnings: Sequence[str]) -> ModelFacts:
         warnings=(*warnings, *converted.warnings),
     )
     return replace(facts, has_chat_template=None)  # the catalog has configurations only
-
-
-def _hf_tensors(tensors: Sequence[SafetensorsTensor] | None) -> tuple[HfTensor, ...] | None:
-    if tensors is None:
-        return None
-    return tuple(HfTensor(name=t.name, shape=t.shape, dtype=t.dtype) for t in tensors)
