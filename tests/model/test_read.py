@@ -213,7 +213,7 @@ def test_a_configuration_of_wrong_types_is_refused_or_read(field: str, value: ob
         ("org/name@main:Q4_K_M", HubName(repo="org/name", revision="main", quant="Q4_K_M")),
         ("org/name:Q4_K_M@main", HubName(repo="org/name", revision="main", quant="Q4_K_M")),
         ("org/name/file.gguf", HubName(repo="org/name", file="file.gguf")),
-        ("org/name/BF16/x-00001-of-00002.gguf@a", HubName(repo="org/name", revision="a", file="BF16/x-00001-of-00002.gguf")),
+        ("org/name/B/x-00001-of-00002.gguf@a", HubName(repo="org/name", revision="a", file="B/x-00001-of-00002.gguf")),
         ("name", None),
         ("org/name:", None),
         ("org/name@", None),
