@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantplan.llama.commands import Program
 from quantplan.llama.dry_run import DryRun, dry_run, parse_dry_run, write_smallest_imatrix
 from quantplan.llama.process import run_tool
-from quantplan.llama.commands import Program
 from quantplan.model.facts import ModelFacts, TensorFacts
 from quantplan.quant.presets import PresetRefused, PresetResult, apply_preset
 from quantplan.rehearsal.weightless import write_weightless
