@@ -29,6 +29,7 @@ def families() -> Mapping[str, Family]:
         deepseek,
         dense,
         experts,
+        gemma4,
         hybrid,
         mamba_hybrids,
         moe,
@@ -38,5 +39,5 @@ def families() -> Mapping[str, Family]:
         vision,
     )
 
-    parts = (dense, variants, older, moe, experts, deepseek, recurrent, mamba_hybrids, hybrid, vision)
+    parts = (dense, variants, older, moe, experts, deepseek, recurrent, mamba_hybrids, hybrid, gemma4, vision)
     return {name: family for part in parts for name, family in part.FAMILIES.items()}
