@@ -62,7 +62,8 @@ _OTHER_PARTS = (
     "patch_merge_mlp.", "model.connector.",
 )  # fmt: skip
 # prepare_tensors(): never needed
-_UNUSED_ENDS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+_UNUSED_ENDS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+_UNUSED_PARTS = ("cls.predictions", "cls.seq_relationship", "pooler.dense", "embeddings.position_ids", ".mlp.act_fn.")
 
 
 def is_other_modality(name: str) -> bool:
@@ -73,7 +74,23 @@ def normal_name(name: str) -> str:
     """ModelBase.filter_tensors()."""
     if name.endswith("e_score_correction_bias"):
         name = name.removesuffix("e_score_correction_bias") + "e_score_correction.bias"
-    return name.replace("language_model.", "")
+    return _unprefixed(name.replace("language_model.", ""))
+
+
+# prefixes that single model classes take away in their filter_tensors(), and what BERT calls its norms in old files
+_PREFIXES = ("bert.", "thinker.")
+_OLD_ENDS = ((".gamma", ".weight"), (".beta", ".bias"))
+
+
+def _unprefixed(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    for old, new in _OLD_ENDS:
+        if name.endswith(f"LayerNorm{old}"):
+            name = name.removesuffix(old) + new
+    if "ernie." in name:
+        name = name.replace("ernie.", "model.")
+    return name.replace("text_model.", "")
 
 
 def match(rows: Sequence[Row], tensors: Sequence[SafetensorsTensor], *, config: HfConfig) -> Matched:
@@ -87,7 +104,7 @@ def match(rows: Sequence[Row], tensors: Sequence[SafetensorsTensor], *, config: 
         if is_other_modality(tensor.name):
             vision_bytes += n_bytes(tensor)
             vision_parameters += n_elements(tensor)
-        elif not tensor.name.endswith(_UNUSED_ENDS):
+        elif not (tensor.name.endswith(_UNUSED_ENDS) or any(part in tensor.name for part in _UNUSED_PARTS)):
             here[normal_name(tensor.name)] = Stored(tensor.shape)
     quantization = config.get("quantization_config")
     if isinstance(quantization, Mapping):
