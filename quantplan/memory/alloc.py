@@ -132,8 +132,7 @@ def peak_bytes(what: Sequence[Event], sizes: Sequence[int], n_buffers: int) -> l
             block[1] -= size
             if block[1] == 0:
                 del blocks[best]
-            if offset + size > peak[buffer]:
-                peak[buffer] = offset + size
+            peak[buffer] = max(peak[buffer], offset + size)
     return peak
 
 

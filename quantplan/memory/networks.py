@@ -252,7 +252,9 @@ class _Builder:
         b, g, t = self.b, self.g, self.b.p.n_tokens
         name = f"{prefix}attn_q_norm.weight"
         width = layer.n_head * layer.n_embd_head_k
-        flat = name in b.weights and b.weights[name].ne[0] == width and len(b.weights[name].ne) == 1 and layer.n_head > 1
+        flat = (
+            name in b.weights and b.weights[name].ne[0] == width and len(b.weights[name].ne) == 1 and layer.n_head > 1
+        )
         if not flat:
             return b.qkv(prefix, cur, layer, clamp=b.number("attention.clamp_kqv", 0) > 0)
         q, k, v = (b.linear(f"{prefix}attn_{which}", cur) for which in "qkv")
