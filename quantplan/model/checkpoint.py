@@ -50,7 +50,10 @@ class FolderFiles:
         self.name, self._folder = str(folder), folder
 
     def names(self) -> Sequence[str]:
-        return tuple(sorted(p.name for p in self._folder.iterdir() if p.is_file()))
+        try:
+            return tuple(sorted(p.name for p in self._folder.iterdir() if p.is_file()))
+        except OSError as error:
+            raise BadModelFile(path=self._folder, why=error.strerror or str(error)) from None
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
         return read_small(self._folder / name, max_bytes=max_bytes)

@@ -45,7 +45,7 @@ def choose_gguf(names: Sequence[str], *, model: str, quant: str | None = None) -
             return models[0]
         raise ChooseFile(model=model, asked=None, choices=_told(models))
     exact = [name for name in models if (quant_of(name) or "").lower() == quant.lower()]
-    word = re.compile(rf"(?:^|[-._/]){re.escape(quant)}(?=[-._/])", re.IGNORECASE)
+    word = re.compile(rf"(?:^|[-./]){re.escape(quant)}(?=[-./])", re.IGNORECASE)
     matches = exact or [name for name in models if word.search(name)]
     if not matches:
         raise HubFileNotFound(repo=model, file=quant, choices=_told(models))

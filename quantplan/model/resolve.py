@@ -79,17 +79,30 @@ def resolve_model(
         return _from_url(model, catalog=catalog, cache=cache, endpoint=endpoint)
     if not model or "\0" in model:
         raise errors.UnknownModel(model=model)
-    path = Path(model).expanduser()
-    if path.exists():
+    path = _existing(model)
+    if path is not None:
         return from_path(path)
     name = hub_name(model)
+    if model.startswith(("./", "../", "/", "~")) or (name is None and model.endswith(".gguf")):
+        raise errors.BadModelFile(path=model, why="no such file or folder")
     if name is None or name.is_plain:
         entry = catalog.find(model)
         if entry is not None:
             return CatalogModel(entry=entry)
-    if name is None or model.startswith(("./", "../", "/", "~")):
+    if name is None:
         raise errors.UnknownModel(model=model, near=tuple(catalog.near(model)))
     return from_hub(name, catalog=catalog, cache=cache, endpoint=endpoint)
+
+
+def _existing(model: str) -> Path | None:
+    """The local file or folder of that name. Raises BadModelFile where the system does not let us look."""
+    try:
+        path = Path(model).expanduser()
+        return path if path.exists() else None
+    except PermissionError as error:
+        raise errors.BadModelFile(path=model, why=error.strerror or str(error)) from None
+    except (OSError, RuntimeError, ValueError):  # a name too long for a file, or a home that nobody has
+        return None
 
 
 def from_path(path: Path) -> GgufModel | CheckpointModel:
@@ -104,7 +117,7 @@ def from_path(path: Path) -> GgufModel | CheckpointModel:
         )
         name = path.parent.resolve().name if path.name == "config.json" else path.stem
         source = SourceFacts(file=str(path))
-        return CheckpointModel(id=_id_of(config) or name, config=config, tensors=None, source=source)
+        return CheckpointModel(id=name, config=config, tensors=None, source=source)
     if path.suffix == ".safetensors":
         return _from_folder(path.parent)
     return _from_gguf(path)
@@ -123,7 +136,7 @@ def _from_folder(folder: Path) -> GgufModel | CheckpointModel:
         return _from_gguf(folder / choose_gguf(names, model=str(folder)))
     found = read_checkpoint(files)
     return CheckpointModel(
-        id=_id_of(found.config) or folder.resolve().name,
+        id=folder.resolve().name,
         config=found.config,
         tensors=found.tensors,
         source=SourceFacts(file=str(folder)),
@@ -131,13 +144,6 @@ def _from_folder(folder: Path) -> GgufModel | CheckpointModel:
         has_chat_template=found.has_chat_template,
         warnings=found.warnings,
     )
-
-
-def _id_of(config: Mapping[str, object]) -> str | None:
-    """The hub id that transformers leaves in a saved configuration."""
-    told = config.get("_name_or_path")
-    name = hub_name(told) if isinstance(told, str) else None
-    return name.repo if name and name.is_plain else None
 
 
 def from_hub(
