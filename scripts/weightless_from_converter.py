@@ -11,6 +11,7 @@ before any data is written. Needs the build extra and the pinned llama.cpp tree.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -164,6 +165,52 @@ def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: 
         convert_header(folder, output, tree=tree, outtype=outtype)
 
 
+def small_config(model_type: str) -> dict[str, Any]:
+    """The default configuration of a model type with few layers, as transformers writes it."""
+    from transformers.models.auto import modeling_auto
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = CONFIG_MAPPING[model_type]
+    name = next(
+        mapping[model_type]
+        for mapping in (
+            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_MAPPING_NAMES,
+        )
+        if model_type in mapping
+    )
+    fields = {f.name for f in dataclasses.fields(kind)}
+    few = {"num_hidden_layers": 6} if "num_hidden_layers" in fields else {}
+    try:
+        config = kind(**few)
+    except Exception:
+        config = kind()
+    config.architectures = [name if isinstance(name, str) else name[0]]
+    written: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return written
+
+
+def _all(entries: list[dict[str, Any]], args: argparse.Namespace) -> int:
+    """One GGUF and one configuration an entry; what fails is told and the others go on."""
+    failed = 0
+    for entry in entries:
+        target = args.output / f"{entry['name']}.gguf"
+        if (args.only and entry["name"] not in args.only) or target.exists():
+            continue
+        try:
+            config = entry["config"]() if callable(entry["config"]) else entry["config"]
+            target.with_suffix(".json").write_text(json.dumps(config))
+            weightless(config, target, tree=args.tree, outtype=args.outtype)
+            print("ok", entry["name"], flush=True)
+        except Exception as error:  # a table of what works: one failure must not hide the others
+            failed += 1
+            target.unlink(missing_ok=True)
+            print("FAILED", entry["name"], type(error).__name__, str(error)[:300], flush=True)
+    return 1 if failed else 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -174,23 +221,16 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="names to do, of --configs")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--outtype", default="bf16")
+    parser.add_argument("--model-type", action="append", help="model types of transformers, in small")
     args = parser.parse_args()
+    if args.model_type:
+        args.output.mkdir(parents=True, exist_ok=True)
+        sys.exit(_all([{"name": t, "config": lambda t=t: small_config(t)} for t in args.model_type], args))
     if args.config:
         weightless(json.loads(args.config.read_text()), args.output, tree=args.tree, outtype=args.outtype)
         return
     args.output.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for entry in json.loads(args.configs.read_text()):
-        target = args.output / f"{entry['name']}.gguf"
-        if (args.only and entry["name"] not in args.only) or target.exists():
-            continue
-        try:
-            weightless(entry["config"], target, tree=args.tree, outtype=args.outtype)
-            print("ok", entry["name"], flush=True)
-        except Exception as error:  # a table of what works: one failure must not hide the others
-            failed += 1
-            print("FAILED", entry["name"], type(error).__name__, str(error)[:300], flush=True)
-    sys.exit(1 if failed else 0)
+    sys.exit(_all(json.loads(args.configs.read_text()), args))
 
 
 if __name__ == "__main__":

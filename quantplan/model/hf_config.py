@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from quantplan.errors import UnsupportedArchitecture
 from quantplan.model.facts import TensorFacts
 from quantplan.model.hf.checkpoint import Matched, SafetensorsTensor, match
-from quantplan.model.hf.config import BadConfig, HfConfig
+from quantplan.model.hf.config import BadConfig, HfConfig, text_part
 from quantplan.model.hf.families import families
 from quantplan.model.hf.layout import Layout
 from quantplan.model.hf.metadata import FILE_TYPE_IDS, base_metadata
@@ -34,12 +34,31 @@ class ConvertedHeader:
     warnings: tuple[str, ...] = ()
 
 
+# conversion/base.py (commit 0c1e570), get_model_architecture(): named at the top although the text part names one too
+_TOP_WINS = (
+    "StepVLForConditionalGeneration",
+    "Sarashina2VisionForCausalLM",
+    "Exaone4_5_ForConditionalGeneration",
+    "Step3p7ForConditionalGeneration",
+    "KimiK3ForConditionalGeneration",
+)
+
+
 def architecture_of(config: Mapping[str, object]) -> str:
     """The name that the converter chooses the model class by. Raises BadConfig where there is none."""
-    named = config.get("architectures")
-    if isinstance(named, Sequence) and not isinstance(named, str) and named and isinstance(named[0], str):
-        return named[0]
+    named = _first_name(config.get("architectures"))
+    if named in _TOP_WINS:
+        return named
+    text = text_part(config)
+    inner = _first_name(text.get("architectures")) if text else ""
+    if inner or named:
+        return inner or named
     raise BadConfig(key="architectures", why="names no architecture")
+
+
+def _first_name(value: object) -> str:
+    first = value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else ""
+    return first if isinstance(first, str) else ""
 
 
 def supported() -> tuple[str, ...]:

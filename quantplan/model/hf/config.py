@@ -30,7 +30,8 @@ def _defaults() -> Mapping[str, Any]:
     return rows
 
 
-def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The configuration of the language model inside another, or None."""
     thinker = config.get("thinker_config")
     if isinstance(thinker, Mapping) and isinstance(thinker.get("text_config"), Mapping):
         return dict(thinker["text_config"])
@@ -46,7 +47,7 @@ class HfConfig:
 
     def __init__(self, config: Mapping[str, object]) -> None:
         top_row = _defaults().get(str(config.get("model_type", "")), _NO_ROW)
-        text = _text_part(config)
+        text = text_part(config)
         if text is None and top_row.get("text"):
             text = {}
         self.top_type = str(config.get("model_type", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from quantplan.model.hf.config import HfConfig
 from quantplan.model.hf.layout import Layout
@@ -21,9 +22,21 @@ class Family:
     arch_of: Callable[[HfConfig], str] | None = None  # where the configuration decides
 
 
+@cache
 def families() -> Mapping[str, Family]:
     """All families by architecture name."""
-    from quantplan.model.hf import deepseek, dense, hybrid, moe, recurrent, variants
+    from quantplan.model.hf import (
+        deepseek,
+        dense,
+        experts,
+        hybrid,
+        mamba_hybrids,
+        moe,
+        older,
+        recurrent,
+        variants,
+        vision,
+    )
 
-    parts = (dense, variants, moe, deepseek, recurrent, hybrid)
+    parts = (dense, variants, older, moe, experts, deepseek, recurrent, mamba_hybrids, hybrid, vision)
     return {name: family for part in parts for name, family in part.FAMILIES.items()}
