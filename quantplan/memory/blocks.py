@@ -103,7 +103,7 @@ class Blocks:
     def norm(self, name: str, x: Tensor, *, rms: bool = True) -> Tensor:
         """build_norm: the normalization, its weight and its bias; x itself passes when only those are missing."""
         y = self.g.like("RMS_NORM" if rms else "NORM", x)
-        weight, bias = self.w(f"{name}.weight"), self.w(f"{name}.bias")
+        weight, bias = self.w(f"{name}.weight") or self.w(name), self.w(f"{name}.bias")
         if weight is not None:
             y = self.g.like("MUL", y, weight)
         return y if bias is None else self.g.like("ADD", y, bias)

@@ -29,6 +29,11 @@ _NORM_AFTER_ROPE = frozenset({"hunyuan-dense", "hunyuan-moe", "hunyuan_vl"})
 _UNGATED = {"nemotron": "relu_sqr", "nemotron_h": "relu_sqr", "arcee": "relu_sqr", "jais2": "relu_sqr",
             "apertus": "relu_sqr"}  # fmt: skip
 _PARALLEL = frozenset({"command-r", "cohere2", "cohere2moe", "phi2", "falcon", "plamo", "gptj"})
+# The rows that are output are picked after the last layer, not inside it.
+_ROWS_BEFORE_NORM = frozenset({"gpt-oss", "gemma3n", "hrm_text", "hy_v4", "kimi-k3", "step35"})
+_ROWS_AFTER_NORM = frozenset({"gemma4", "cohere2moe", "hy_v3", "qwen3next", "qwen35", "qwen35moe", "nemotron_h",
+                              "nemotron_h_moe", "bailingmoe3"})  # fmt: skip
+_OUTPUT_ROWS_LAST = _ROWS_BEFORE_NORM | _ROWS_AFTER_NORM
 _LOGIT_SCALED = frozenset({"command-r", "cohere2", "cohere2moe", "granite", "granitemoe", "granitehybrid", "minicpm"})
 
 
@@ -56,21 +61,28 @@ class _Builder:
         self.full: AttnInput | None = None
         self.swa: AttnInput | None = None
         self.state: StateInput | None = None
-        self.out_ids: Tensor | None = None
+        self.out_ids = self.g.input(b.p.n_outputs, kind="i32")
 
     def run(self) -> None:
         b, g, p = self.b, self.g, self.b.p
         x = b.inp_embd(scaled=b.number("embedding_scale", 0) != 0)
         if b.arch in _SCALED_EMBEDDING:
             x = b.scale(x)
-        if "token_embd_norm.weight" in b.weights:
+        if "token_embd_norm.weight" in b.weights and "output_norm.weight" in b.weights:
             x = b.norm("token_embd_norm", x, rms=self.rms)
         self._inputs()
         if "position_embd.weight" in b.weights and self.pos is not None:
             x = b.add(x, g.make("GET_ROWS", x.ne, b.need("position_embd.weight"), self.pos))
         for il in self.net.build:
             x = self._layer(il, x, last=il == self.net.build[-1])
+        if b.arch in _ROWS_BEFORE_NORM:
+            x.is_output = b.arch in ("gpt-oss", "step35")  # t_h_nextn
+            x = g.make("GET_ROWS", (x.ne[0], p.n_outputs), x, self.out_ids)
         x = b.norm("output_norm" if "output_norm.weight" in b.weights else "token_embd_norm", x, rms=self.rms)
+        x.is_output = True  # t_embd, t_h_nextn
+        if b.arch in _ROWS_AFTER_NORM:
+            x = g.make("GET_ROWS", (x.ne[0], p.n_outputs), x, self.out_ids)
+            x.is_output = True
         head = "output" if "output.weight" in b.weights else "token_embd"
         x = g.matmul(b.need("output.weight") if head == "output" else b.tied_head(), x)
         bias = b.w("output.bias")
@@ -80,15 +92,14 @@ class _Builder:
             x = b.scale(x)
         if b.number("final_logit_softcapping", 0):
             x = b.scale(b.unary(b.scale(x)))
+        x.is_output = True
         g.expand(x)
-        _ = p
 
     def _inputs(self) -> None:
         b, g, p = self.b, self.g, self.b.p
         layers = self.net.layers
         n_pos = 4 if b.meta.get(f"{b.arch}.rope.dimension_sections") is not None else 1
         self.pos = g.input(p.n_tokens * n_pos, kind="i32")
-        self.out_ids = g.input(p.n_outputs, kind="i32")
         widest = max((x.n_embd_head_v * x.n_head_kv for x in layers), default=0)
         if any(x.n_embd_r or x.n_embd_s for x in layers):
             self.state = state_input(b)
@@ -123,7 +134,7 @@ class _Builder:
                                            and b.arch in ("stablelm", "gptneox"))  # fmt: skip
         if b.arch == "falcon-h1":
             residual = g.like("ADD", cur, residual)
-        if last and self.out_ids is not None:
+        if last and b.arch not in _OUTPUT_ROWS_LAST:
             cur = g.make("GET_ROWS", (cur.ne[0], b.p.n_outputs), cur, self.out_ids)
             residual = g.make("GET_ROWS", (residual.ne[0], b.p.n_outputs), residual, self.out_ids)
             if parallel:
@@ -145,7 +156,8 @@ class _Builder:
     def _post_norm_is_ffn_norm(self, prefix: str) -> bool:
         """gpt-oss, GLM-4.5, Seed-OSS, Qwen3-Next: the only other norm of the layer comes before the feed-forward."""
         weights = self.b.weights
-        return f"{prefix}ffn_norm.weight" not in weights and f"{prefix}attn_norm.weight" in weights
+        ffn_norm = f"{prefix}ffn_norm"
+        return ffn_norm not in weights and f"{ffn_norm}.weight" not in weights and f"{prefix}attn_norm.weight" in weights
 
     def _parallel(self, prefix: str, il: int, cur: Tensor, residual: Tensor, normed: Tensor) -> Tensor:
         """Attention and feed-forward side by side on the same normed input."""
@@ -161,9 +173,10 @@ class _Builder:
     def _feed_forward(self, il: int, prefix: str, x: Tensor) -> Tensor:
         b, g = self.b, self.g
         norm = f"{prefix}ffn_norm"
-        if f"{norm}.weight" not in b.weights and self._post_norm_is_ffn_norm(prefix):
+        if f"{norm}.weight" not in b.weights and norm not in b.weights and self._post_norm_is_ffn_norm(prefix):
             norm = f"{prefix}post_attention_norm"
-        cur = b.norm(norm, x, rms=self.rms) if f"{norm}.weight" in b.weights or b.arch == "olmo" else x
+        has_norm = f"{norm}.weight" in b.weights or norm in b.weights or b.arch == "olmo"
+        cur = b.norm(norm, x, rms=self.rms) if has_norm else x
         cur = self._ffn(il, prefix, cur)
         if f"{prefix}post_ffw_norm.weight" in b.weights:
             cur = b.norm(f"{prefix}post_ffw_norm", cur, rms=self.rms)

@@ -36,7 +36,7 @@ def build_rs(
     """build_rs: clears, gathers and copies the states of this batch's sequences."""
     g, size = b.g, cache.ne[0]
     states = g.view(cache, size, cache.ne[1], op="RESHAPE")
-    zero = g.view(states, 0)
+    zero = g.view(states, size)
     g.expand(g.into("SCALE", zero, zero))
     out = rows(states, inp.main) if rows is not None else g.make("GET_ROWS", (size, b.p.n_seqs), states, inp.main)
     g.expand(out)
