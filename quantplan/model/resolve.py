@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from quantplan import errors
 from quantplan.model.checkpoint import INDEX_FILE, FolderFiles, read_checkpoint, read_small
 from quantplan.model.facts import SourceFacts
-from quantplan.model.gguf_choice import choose_gguf, model_files
+from quantplan.model.gguf_choice import choose_gguf, holds_only_gguf
 from quantplan.model.gguf_header import GgufHeader, parse_gguf_header, read_gguf_header
 from quantplan.model.gguf_split import read_split
 from quantplan.model.hub_cache import HubCache
@@ -132,7 +132,7 @@ def _from_gguf(path: Path) -> GgufModel:
 def _from_folder(folder: Path) -> GgufModel | CheckpointModel:
     files = FolderFiles(folder)
     names = files.names()
-    if "config.json" not in names and model_files(names):
+    if holds_only_gguf(names):
         return _from_gguf(folder / choose_gguf(names, model=str(folder)))
     found = read_checkpoint(files)
     return CheckpointModel(
@@ -171,7 +171,7 @@ def from_hub(
 def _from_repository(name: HubName, files: HubFiles, *, warnings: tuple[str, ...]) -> GgufModel | CheckpointModel:
     repository, names = files.repository, files.names()
     file = name.file
-    if file is None and (name.quant is not None or ("config.json" not in names and model_files(names))):
+    if file is None and (name.quant is not None or holds_only_gguf(names)):
         file = choose_gguf(names, model=repository.id, quant=name.quant)
     source = SourceFacts(repo=repository.id, revision=repository.commit, file=file)
     if file is not None:
