@@ -33,16 +33,23 @@ _NEWER_THAN_GGUF = (
     GgmlType(name="Q2_0", value=42, block_size=64, type_size=2 + 64 // 4),
 )
 
+# Where gguf 0.19.0 and the engine differ: the engine refuses a file written with gguf's 40 bytes.
+_ENGINE_DIFFERS = (
+    # ggml/src/ggml-common.h:259: block_q8_1 is ggml_half d, s and int8_t qs[QK8_1]; gguf has it with two floats
+    GgmlType(name="Q8_1", value=9, block_size=32, type_size=2 + 2 + 32),
+)
+
 
 @cache
 def ggml_types() -> Mapping[str, GgmlType]:
     """All types by name. Reads gguf's constants without gguf itself, which would import numpy (0.2 s)."""
     newer = {t.name: t for t in _NEWER_THAN_GGUF}
+    differs = {t.name: t for t in _ENGINE_DIFFERS}
     known = {
         q.name: GgmlType(name=q.name, value=int(q.value), block_size=sizes[0], type_size=sizes[1])
         for q, sizes in gguf_constants().GGML_QUANT_SIZES.items()
     }
-    return {**newer, **known}
+    return {**newer, **known, **differs}
 
 
 @cache

@@ -11,6 +11,7 @@ before any data is written. Needs the build extra and the pinned llama.cpp tree.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -66,7 +67,7 @@ def checkpoint_tensors(config: Mapping[str, Any], *, auto: str = "AutoModelForCa
 
 def write_safetensors_header(path: Path, tensors: Iterable[Shaped]) -> None:
     """A safetensors file whose data is a hole."""
-    sizes = {name: size for name, size in _DTYPES.values()} | {"F8_E4M3": 1, "F8_E8M0": 1, "F8_E5M2": 1, "I8": 1}
+    sizes = dict(_DTYPES.values()) | {"F8_E4M3": 1, "F8_E8M0": 1, "F8_E5M2": 1, "I8": 1}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape, dtype in tensors:
@@ -86,10 +87,9 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
     """The converter's GGUF for the Hugging Face folder, with its data a hole and no vocabulary."""
     sys.path.insert(0, str(tree / "gguf-py"))
     sys.path.insert(0, str(tree))
+    import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-
-    import gguf
 
     kinds = {
         "bf16": gguf.LlamaFileType.MOSTLY_BF16,
@@ -102,6 +102,8 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
         hparams = ModelBase.load_hparams(folder, False)
         architecture = get_model_architecture(hparams, ModelType.TEXT)
         model_class = get_model_class(architecture, mmproj=False)
+        # a model that transformers makes has no MTP layers; the converter then wants to be told
+        model_class.no_mtp = model_class.supports_mtp_export and not _has_mtp(folder)
         model = model_class(folder, kinds[outtype], output, eager=False)
         text = {**hparams, **hparams.get("text_config", {})}
 
@@ -114,6 +116,12 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
     _write_with_hole(model.gguf_writer, output)
+
+
+def _has_mtp(folder: Path) -> bool:
+    with (folder / "model.safetensors").open("rb") as file:
+        header = file.read(struct.unpack("<Q", file.read(8))[0])
+    return b'"mtp.' in header or b'"model.mtp.' in header
 
 
 def _write_with_hole(writer: Any, output: Path) -> None:
@@ -132,13 +140,75 @@ def _write_with_hole(writer: Any, output: Path) -> None:
     os.truncate(output, total)
 
 
+def _decoded(value: Any) -> Any:
+    """transformers 5 writes an infinity as {"__float__": "Infinity"}."""
+    if isinstance(value, dict):
+        return float(value["__float__"]) if set(value) == {"__float__"} else {k: _decoded(v) for k, v in value.items()}
+    return [_decoded(v) for v in value] if isinstance(value, list) else value
+
+
+def _write_tokenizer(folder: Path, n_vocab: int) -> None:
+    """Gemma's model classes count the tokens to cut the embeddings to them."""
+    vocab = {f"t{i}": i for i in range(n_vocab)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": []}))
+
+
 def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: str = "bf16") -> None:
     """From a configuration alone to the GGUF that its converted checkpoint would be."""
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(config))
-        write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(config))
+        text = {**config, **config.get("text_config", {})}
+        if str(config.get("model_type", "")).startswith("gemma"):
+            _write_tokenizer(folder, text["vocab_size"])
+        write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(_decoded(config)))
         convert_header(folder, output, tree=tree, outtype=outtype)
+
+
+def small_config(model_type: str) -> dict[str, Any]:
+    """The default configuration of a model type with few layers, as transformers writes it."""
+    from transformers.models.auto import modeling_auto
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = CONFIG_MAPPING[model_type]
+    name = next(
+        mapping[model_type]
+        for mapping in (
+            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_MAPPING_NAMES,
+        )
+        if model_type in mapping
+    )
+    fields = {f.name for f in dataclasses.fields(kind)}
+    few = {"num_hidden_layers": 6} if "num_hidden_layers" in fields else {}
+    try:
+        config = kind(**few)
+    except Exception:
+        config = kind()
+    config.architectures = [name if isinstance(name, str) else name[0]]
+    written: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return written
+
+
+def _all(entries: list[dict[str, Any]], args: argparse.Namespace) -> int:
+    """One GGUF and one configuration an entry; what fails is told and the others go on."""
+    failed = 0
+    for entry in entries:
+        target = args.output / f"{entry['name']}.gguf"
+        if (args.only and entry["name"] not in args.only) or target.exists():
+            continue
+        try:
+            config = entry["config"]() if callable(entry["config"]) else entry["config"]
+            target.with_suffix(".json").write_text(json.dumps(config))
+            weightless(config, target, tree=args.tree, outtype=args.outtype)
+            print("ok", entry["name"], flush=True)
+        except Exception as error:  # a table of what works: one failure must not hide the others
+            failed += 1
+            target.unlink(missing_ok=True)
+            print("FAILED", entry["name"], type(error).__name__, str(error)[:300], flush=True)
+    return 1 if failed else 0
 
 
 def main() -> None:
@@ -151,23 +221,16 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="names to do, of --configs")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--outtype", default="bf16")
+    parser.add_argument("--model-type", action="append", help="model types of transformers, in small")
     args = parser.parse_args()
+    if args.model_type:
+        args.output.mkdir(parents=True, exist_ok=True)
+        sys.exit(_all([{"name": t, "config": lambda t=t: small_config(t)} for t in args.model_type], args))
     if args.config:
         weightless(json.loads(args.config.read_text()), args.output, tree=args.tree, outtype=args.outtype)
         return
     args.output.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for entry in json.loads(args.configs.read_text()):
-        target = args.output / f"{entry['name']}.gguf"
-        if (args.only and entry["name"] not in args.only) or target.exists():
-            continue
-        try:
-            weightless(entry["config"], target, tree=args.tree, outtype=args.outtype)
-            print("ok", entry["name"], flush=True)
-        except Exception as error:  # a table of what works: one failure must not hide the others
-            failed += 1
-            print("FAILED", entry["name"], type(error).__name__, str(error)[:300], flush=True)
-    sys.exit(1 if failed else 0)
+    sys.exit(_all(json.loads(args.configs.read_text()), args))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _command_name(args: list[str]) -> str:
 
 
 def _tell(error: QuantplanError, args: list[str]) -> int:
-    hint = hint_for(error)
+    hint = hint_for(error) or f"quantplan {_command_name(args)} --help".replace("quantplan quantplan", "quantplan")
     if "--debug" in args:
         traceback.print_exc()
     if "--json" in args:

@@ -53,6 +53,8 @@ class LayerFacts:
     has_kv: bool = True  # False: recurrent, attention-free, or it shares the cache of an earlier layer
     n_embd_r: int = 0
     n_embd_s: int = 0
+    n_embd_idx_k: int = 0  # sparse attention: elements a cell of the indexer's own key (and value) cache
+    n_embd_idx_v: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from quantplan.pipeline.logits import BadLogits
 from quantplan.pipeline.steps import Tell
 
 ATTEMPTS = 3
+PROGRESS_S = 5.0
 # The tool prints 4 decimals; our values carry the 16-bit steps of the file (below 2.5e-4 nats, mean error far less).
 PRINTED_ROUNDING = 6e-5
 STEP_TOLERANCE = 2e-4
@@ -94,12 +96,14 @@ def _refuse_short_text(corpus: Corpus, completed: Completed) -> None:
 
 
 def _chunks(step: str, n_chunks: int, tell: Tell) -> OnText:
-    shown = [0]
+    """Tells that the step runs, and every five seconds how far it is."""
+    tell(step, "running")
+    told = [time.monotonic()]
 
     def on_text(stream: str, text: str) -> None:
         done = output.perplexity_progress(text) if stream == "stdout" else None
-        if done is not None and done >= shown[0] + max(1, n_chunks // 4):
-            shown[0] = done
+        if done is not None and time.monotonic() - told[0] >= PROGRESS_S:
+            told[0] = time.monotonic()
             tell(step, f"{done} of {n_chunks} chunks")
 
     return on_text

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HEADER_BYTES = 20
 _SLICE_BYTES = 32 * 1024**2
+_CUT_NATS = 15.999  # process_logits(): max(min_logit, max_logit - 16)
 
 
 class BadLogits(QuantplanError):
@@ -113,12 +114,12 @@ def compare(reference: Path, artifact: Path) -> TokenScores:
     targets = read_tokens(reference, ours)[:, ours.n_ctx // 2 + 1 :].reshape(-1)
     columns: list[list[Any]] = [[], [], [], [], []]
     done, n_clipped = 0, 0
-    for (p, p_words), (q, q_words) in zip(_slices(reference, ours), _slices(artifact, theirs), strict=True):
+    for (p, p_cut), (q, q_cut) in zip(_slices(reference, ours), _slices(artifact, theirs), strict=True):
         index = np.arange(len(p)), targets[done : done + len(p)]
         done += len(p)
         p_target, q_target = p[index], q[index]
         weights = np.exp(p)
-        n_clipped += int(((p_words[index] == 0) | (q_words[index] == 0)).sum())
+        n_clipped += int((p_cut[index] | q_cut[index]).sum())
         columns[0].append(-p_target)
         columns[1].append(-q_target)
         columns[2].append((weights * (p - q)).sum(axis=1))
@@ -134,9 +135,9 @@ def compare(reference: Path, artifact: Path) -> TokenScores:
     )  # fmt: skip
 
 
-def _slices(path: Path, header: LogitsHeader) -> Iterator[tuple[NDArray[np.float64], NDArray[np.uint16]]]:
+def _slices(path: Path, header: LogitsHeader) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     """Slices of shape (tokens, n_vocab): log-probabilities, normalized because 16-bit steps leave sums a little
-    off 1, and the steps themselves."""
+    off 1, and which of them were cut off at 16 nats under the largest."""
     import numpy as np
 
     rows_left = header.n_chunk * header.n_scored
@@ -150,4 +151,5 @@ def _slices(path: Path, header: LogitsHeader) -> Iterator[tuple[NDArray[np.float
             scale, low = np.ascontiguousarray(words[:, :4]).view(np.float32).astype(np.float64).T
             steps = words[:, 4 : 4 + header.n_vocab]
             log_p = low[:, None] + scale[:, None] * steps
-            yield log_p - np.log(np.exp(log_p).sum(axis=1, keepdims=True)), steps
+            cut = (steps == 0) & (scale * 65535 >= _CUT_NATS)[:, None]
+            yield log_p - np.log(np.exp(log_p).sum(axis=1, keepdims=True)), cut

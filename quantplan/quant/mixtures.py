@@ -248,7 +248,9 @@ def _ffn_down_falcon(asked: Asked, i_layer: int, n_layer: int) -> str | None:
     }.get(asked.file_type)
 
 
-_EIGHT_EXPERTS_OUTPUT = frozenset("Q2_K IQ3_XS IQ3_XXS Q3_K_S Q3_K_M IQ4_NL Q4_K_S Q4_K_M IQ3_S IQ3_M IQ4_XS".split())
+_EIGHT_EXPERTS_OUTPUT = frozenset(
+    ("Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS")
+)
 
 
 def _attn_output(counters: Counters, asked: Asked) -> str:

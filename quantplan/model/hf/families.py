@@ -1,0 +1,42 @@
+"""Which family of architectures each name in `architectures` belongs to, as the pinned converter registers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from quantplan.model.hf.config import HfConfig
+from quantplan.model.hf.layout import Layout
+from quantplan.model.hf.metadata import Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One GGUF architecture: its tensors, and the key-values beyond those that all have."""
+
+    arch: str
+    tensors: Callable[[HfConfig, Layout], None]
+    metadata: Callable[[HfConfig, Metadata], None]
+    n_block: Callable[[HfConfig], int] = lambda c: c.n("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+    arch_of: Callable[[HfConfig], str] | None = None  # where the configuration decides
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """All families by architecture name."""
+    from quantplan.model.hf import (
+        deepseek,
+        dense,
+        experts,
+        hybrid,
+        mamba_hybrids,
+        moe,
+        older,
+        recurrent,
+        variants,
+        vision,
+    )
+
+    parts = (dense, variants, older, moe, experts, deepseek, recurrent, mamba_hybrids, hybrid, vision)
+    return {name: family for part in parts for name, family in part.FAMILIES.items()}

@@ -1,0 +1,309 @@
+"""The hub, through huggingface_hub: listing, authentication, byte ranges; every failure as an error of ours.
+
+The only module that imports huggingface_hub (0.2 s), and only once something is asked.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from quantplan import errors
+from quantplan.model.checkpoint import is_safe_name
+from quantplan.model.ranges import OpenRange, RangeAnswer
+
+N_ATTEMPTS = 3
+CHUNK_BYTES = 64 * 1024
+MAX_REDIRECTS = 5
+MAX_ERROR_BODY_BYTES = 1_000_000
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubFile:
+    """One file of a repository. `sha256` is known for large files only."""
+
+    name: str
+    n_bytes: int | None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """A repository at one commit, by its present name (renamed ones answer under their old name too)."""
+
+    id: str
+    commit: str
+    files: tuple[HubFile, ...]
+    licence: str | None = None
+    gated: bool = False
+
+    def file(self, name: str) -> HubFile:
+        """Raises HubFileNotFound."""
+        for file in self.files:
+            if file.name == name:
+                return file
+        raise errors.HubFileNotFound(repo=self.id, file=name)
+
+
+class Hub:
+    """What we ask of the hub. The endpoint and token are huggingface_hub's own (HF_ENDPOINT, HF_TOKEN, login)
+    unless given."""
+
+    def __init__(
+        self, *, endpoint: str | None = None, token: str | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        from huggingface_hub import HfApi, constants
+
+        self._api = HfApi(endpoint=endpoint, token=token)
+        self._timeout_s = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        self._sleep = sleep
+        self._final_urls: dict[str, str] = {}  # where a file was redirected to: saves a request for its next range
+
+    @property
+    def endpoint(self) -> str:
+        return str(self._api.endpoint)
+
+    def repository(self, repo: str, revision: str | None = None) -> Repository:
+        """The files of a repository at a branch, tag or commit (None: its main branch), pinned to a commit."""
+        where = _Where(repo=repo, revision=revision, url=f"{self.endpoint}/{repo}")
+        info = self._ask(
+            lambda: self._api.model_info(repo, revision=revision, files_metadata=True, timeout=self._timeout_s), where
+        )
+        commit = str(info.sha)
+        if not _COMMIT.fullmatch(commit):
+            raise errors.HubFailed(url=where.url, status=200, why="without a commit")
+        files = (
+            HubFile(name=s.rfilename, n_bytes=s.size, sha256=s.lfs.sha256 if s.lfs else None)
+            for s in info.siblings or ()
+        )
+        return Repository(
+            id=info.id or repo,
+            commit=commit,
+            files=tuple(file for file in files if is_safe_name(file.name)),
+            licence=_licence(info),
+            gated=bool(info.gated),
+        )
+
+    def read(self, repo: str, commit: str, file: str, *, max_bytes: int) -> bytes:
+        """A whole small file. Raises BadModelFile where it is larger than max_bytes."""
+        url = self._url(repo, commit, file)
+        where = _Where(repo=repo, revision=commit, file=file, url=url)
+
+        def fetch() -> bytes:
+            content = bytearray()
+            with self._open(url, {}, where) as response:
+                for piece in response.iter_bytes(CHUNK_BYTES):
+                    content += piece
+                    if len(content) > max_bytes:
+                        raise errors.BadModelFile(path=f"{repo}/{file}", why=f"has more than {max_bytes >> 20} MiB")
+            return bytes(content)
+
+        return self._ask(fetch, where)
+
+    def ranges(self, repo: str, commit: str, file: str) -> OpenRange:
+        """Byte ranges of a file of a repository."""
+        url = self._url(repo, commit, file)
+        return self._ranges(url, _Where(repo=repo, revision=commit, file=file, url=url))
+
+    def url_ranges(self, url: str) -> OpenRange:
+        """Byte ranges of any http(s) address; no token is sent but to the hub itself."""
+        return self._ranges(url, _Where(url=url))
+
+    def _url(self, repo: str, commit: str, file: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(repo, file, revision=commit, endpoint=self.endpoint)
+
+    def _ranges(self, url: str, where: _Where) -> OpenRange:
+        @contextmanager
+        def open_range(start: int, end: int | None) -> Iterator[RangeAnswer]:
+            header = {"Range": f"bytes={start}-{'' if end is None else end - 1}", "Accept-Encoding": "identity"}
+            opened = self._ask(lambda: _Entered(self._open(url, header, where)), where)
+            with opened as response:
+                yield _answer(response, where, start=start)
+
+        return open_range
+
+    @contextmanager
+    def _open(self, url: str, headers: Mapping[str, str], where: _Where) -> Iterator[Any]:
+        """An open answer after redirects. The token goes to the hub's own address only."""
+        from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
+
+        at = self._final_urls.get(url, url)
+        for _ in range(MAX_REDIRECTS + 1):
+            sent = {**self._headers_for(at), **headers}
+            with get_session().stream(
+                "GET", at, headers=sent, follow_redirects=False, timeout=self._timeout_s
+            ) as response:
+                if response.is_redirect:
+                    at = _next_url(at, response.headers.get("location", ""), where)
+                    continue
+                if response.status_code >= 400:
+                    self._final_urls.pop(url, None)
+                    if int(response.headers.get("content-length") or 0) <= MAX_ERROR_BODY_BYTES:
+                        response.read()
+                hf_raise_for_status(response)
+                self._final_urls[url] = at
+                yield response
+                return
+        raise errors.HubFailed(url=where.url, status=302, why="redirects without end")
+
+    def _headers_for(self, url: str) -> dict[str, str]:
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        own = urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
+        headers: dict[str, str] = build_hf_headers(token=self._api.token if own else False)
+        return headers
+
+    def _ask(self, ask: Callable[[], T], where: _Where) -> T:
+        """The answer, tried again where the connection broke or the server said it failed (5xx)."""
+        for attempt in range(N_ATTEMPTS):
+            try:
+                return ask()
+            except errors.QuantplanError:
+                raise
+            except Exception as error:
+                known = _translate(error, where)
+                if known is None:
+                    raise
+                if attempt + 1 == N_ATTEMPTS or not _may_pass(error):
+                    raise known from error
+            self._sleep(0.2 * 4**attempt)
+        raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Where:
+    """What was asked for, for messages."""
+
+    url: str
+    repo: str | None = None
+    revision: str | None = None
+    file: str | None = None
+
+
+class _Entered(AbstractContextManager[Any]):
+    """A context that is entered when made, so that opening can be tried again while reading is not."""
+
+    def __init__(self, inner: AbstractContextManager[Any]) -> None:
+        self._inner, self._value = inner, inner.__enter__()
+
+    def __enter__(self) -> Any:
+        return self._value
+
+    def __exit__(self, *exc: Any) -> bool | None:
+        return self._inner.__exit__(*exc)
+
+
+def _answer(response: Any, where: _Where, *, start: int) -> RangeAnswer:
+    told = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    if response.status_code == 206:
+        if told is None or int(told[1]) != start:
+            raise errors.HubFailed(url=where.url, status=206, why="with another range than asked")
+        size = None if told[3] == "*" else int(told[3])
+    elif start:
+        raise errors.HubFailed(url=where.url, status=response.status_code, why="the server does not serve byte ranges")
+    else:
+        size = int(response.headers["content-length"]) if "content-length" in response.headers else None
+    return RangeAnswer(chunks=_chunks(response, where), file_bytes=size, is_whole=response.status_code != 206)
+
+
+def _chunks(response: Any, where: _Where) -> Iterator[bytes]:
+    try:
+        yield from response.iter_raw(CHUNK_BYTES)
+    except Exception as error:
+        known = _translate(error, where)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _next_url(url: str, location: str, where: _Where) -> str:
+    target = urljoin(url, location)
+    if urlsplit(target).scheme not in ("https", urlsplit(url).scheme):
+        raise errors.HubFailed(url=where.url, status=302, why="redirects away from https")
+    return target
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether asking again may help: a broken connection or a 5xx, not a refusal, a timeout or a missing network."""
+    name = type(error).__name__
+    response = getattr(error, "response", None)
+    if response is not None:
+        return int(response.status_code) in (500, 502, 503, 504)
+    return name in ("ReadError", "WriteError", "RemoteProtocolError", "CloseError")
+
+
+def _translate(error: Exception, where: _Where) -> errors.QuantplanError | None:
+    """Our error for one of huggingface_hub's or its HTTP library's; None for one that is neither."""
+    from huggingface_hub import errors as hub
+
+    repo = where.repo or where.url
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        return errors.HubOffline(model=repo)
+    if isinstance(error, hub.GatedRepoError):  # a subclass of RepositoryNotFoundError: ask this first
+        return errors.RepositoryGated(repo=repo, has_token=_sent_token(error))
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return errors.RepositoryNotFound(repo=repo)
+    if isinstance(error, hub.RevisionNotFoundError):
+        return errors.RevisionNotFound(repo=repo, revision=where.revision or "main")
+    if isinstance(error, hub.EntryNotFoundError):
+        return errors.HubFileNotFound(repo=repo, file=where.file or where.url)
+    if isinstance(error, hub.HFValidationError):
+        return errors.UnknownModel(model=repo)
+    if isinstance(error, hub.HfHubHTTPError):
+        return _from_status(error, where)
+    http_error = hub.HfHubHTTPError.__mro__[1]  # HTTPError of httpx or httpx2, whichever it was built on
+    if isinstance(error, http_error) or type(error).__name__ == "InvalidURL":
+        return errors.HubUnreachable(url=where.url, why=_why(error))
+    if isinstance(error, (ValueError, KeyError, TypeError)) and where.file is None:
+        return errors.HubFailed(url=where.url, status=200, why="with something else than a model's description")
+    return None
+
+
+def _from_status(error: Any, where: _Where) -> errors.QuantplanError:
+    status, headers = int(error.response.status_code), error.response.headers
+    if status == 429:
+        return errors.HubRateLimited(url=where.url, retry_after_s=_retry_after(headers))
+    if status == 401 and where.repo is not None:
+        if "Invalid credentials" in str(headers.get("X-Error-Message", "")):
+            return errors.HubTokenRefused(repo=where.repo)
+        return errors.RepositoryNotFound(repo=where.repo)
+    if status == 404 and where.repo is not None and where.file is None:
+        return errors.RepositoryNotFound(repo=where.repo)
+    return errors.HubFailed(url=where.url, status=status, why=str(headers.get("X-Error-Message", ""))[:200])
+
+
+def _retry_after(headers: Mapping[str, str]) -> int | None:
+    """Seconds of Retry-After, or of the hub's own `ratelimit` header (t=…)."""
+    plain = headers.get("retry-after", "").strip()
+    if plain.isdigit():
+        return int(plain)
+    told = re.search(r"\bt=(\d+)", headers.get("ratelimit", ""))
+    return int(told[1]) if told else None
+
+
+def _sent_token(error: Any) -> bool:
+    return "authorization" in error.response.request.headers
+
+
+def _why(error: Exception) -> str:
+    if "Timeout" in type(error).__name__:
+        return "no answer in time"
+    return f"no connection ({str(error) or type(error).__name__})"
+
+
+def _licence(info: Any) -> str | None:
+    told = getattr(info.card_data, "license", None) if info.card_data else None
+    if isinstance(told, str):
+        return told
+    tags = (tag[len("license:") :] for tag in info.tags or () if tag.startswith("license:"))
+    return next(tags, None)

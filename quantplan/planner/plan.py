@@ -1,0 +1,147 @@
+"""From a choice to the plan that build, serve and export are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantplan.artifact.plan_file import Figure, Margin, Plan, PlannedDevice, Quality
+from quantplan.llama import commands
+from quantplan.planner.request import Capacity, PlanRequest
+from quantplan.planner.search import HOST, Choice
+
+SERVER_PORT = 8080
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a plan says beside the choice. `published` are the figures of data/published_figures.json."""
+
+    model: str
+    source: Mapping[str, Any]
+    request: PlanRequest
+    capacities: tuple[Capacity, ...]
+    n_threads: int
+    host_fingerprint: str
+    made_at: str
+    published: Mapping[str, Any]
+
+
+def make_plan(choice: Choice, context: Context) -> Plan:
+    """The whole plan of a choice; figures nobody measured or published stay None."""
+    setting = choice.setting
+    capacities = {capacity.name: capacity for capacity in context.capacities}
+    gpus = [capacity for capacity in context.capacities if capacity.name != HOST]
+    return Plan(
+        model=context.model,
+        quant=setting.quant,
+        source=context.source,
+        runtime="llama-server",
+        n_ctx_per_slot=setting.n_ctx,
+        n_parallel=setting.n_parallel,
+        kv_unified=setting.kv_unified,
+        type_k=setting.type_k,
+        type_v=setting.type_v,
+        flash_attn=setting.flash_attn,
+        n_batch=setting.n_batch,
+        n_ubatch=setting.n_ubatch,
+        n_gpu_layers=setting.n_gpu_layers,
+        tensor_split=_split(gpus) if setting.n_gpu_layers else (),
+        n_cpu_moe=0,
+        override_tensor=(),
+        threads=context.n_threads,
+        threads_batch=context.n_threads,
+        numa=None,
+        cpu_range=None,
+        cache_ram_bytes=context.request.cache_ram_bytes,
+        load_mode="mmap",
+        mmproj=None,
+        draft=None,
+        memory=tuple(_device(need, capacities.get(need.name)) for need in choice.needs),
+        decode_tokens_per_s=_decode(choice, gpus, context.published),
+        prefill_tokens_per_s=None,
+        quality=_quality(setting.quant, context.published),
+        margin=tuple(
+            Margin(device=capacity.name, bytes=capacity.margin_bytes, why=capacity.margin_why)
+            for capacity in context.capacities
+        ),
+        argv=_argv(choice, context),
+        host_fingerprint=context.host_fingerprint,
+        made_at=context.made_at,
+    )
+
+
+def _split(gpus: Sequence[Capacity]) -> tuple[float, ...]:
+    """Shares in GiB of usable memory, to two decimals, where there is more than one device."""
+    if len(gpus) < 2:
+        return ()
+    return tuple(round(gpu.usable_bytes / 1024**3, 2) for gpu in gpus)
+
+
+def _device(need: Any, capacity: Capacity | None) -> PlannedDevice:
+    return PlannedDevice(
+        name=need.name,
+        model_bytes=need.model_bytes,
+        context_bytes=need.context_bytes,
+        compute_bytes=need.compute_bytes,
+        output_bytes=need.output_bytes,
+        overhead_bytes=need.overhead_bytes,
+        capacity_bytes=capacity.capacity_bytes if capacity else None,
+        free_bytes=capacity.free_bytes if capacity else None,
+    )
+
+
+def _decode(choice: Choice, gpus: Sequence[Capacity], published: Mapping[str, Any]) -> Figure | None:
+    """Whole on one GPU of known bandwidth, dense: bandwidth × published utilisation / bytes read a token."""
+    figures = published["utilisation"]
+    share = figures["by_preset"].get(choice.setting.quant)
+    device = next((need for need in choice.needs if gpus and need.name == gpus[0].name), None)
+    host = next((need for need in choice.needs if need.name == HOST), None)
+    whole = device is not None and (host is None or host.context_bytes == 0)
+    bandwidth = gpus[0].bandwidth_bytes_per_s if len(gpus) == 1 else None
+    if not (share and whole and bandwidth and device and device.model_bytes):
+        return None
+    per_second = bandwidth / device.model_bytes
+    return Figure(
+        value=round(per_second * share["value"], 1),
+        low=round(per_second * share["low"], 1),
+        high=round(per_second * share["high"], 1),
+        origin=f"calculated: memory bandwidth over bytes a token; {figures['source']}",
+    )
+
+
+def _quality(quant: str, published: Mapping[str, Any]) -> Quality | None:
+    figures = published["quality"]
+    found = figures["by_preset"].get(quant)
+    if not found:
+        return None
+    origin = f"published for {figures['model']}, not for this model: {figures['source']}"
+    return Quality(kld_mean=found["kld_mean"], ppl_ratio=None, low=None, high=None, origin=origin)
+
+
+def _argv(choice: Choice, context: Context) -> tuple[str, ...]:
+    setting = choice.setting
+    gpus = [capacity for capacity in context.capacities if capacity.name != HOST]
+    settings = commands.ServerSettings(
+        model=Path(f"{context.model.rsplit('/', 1)[-1]}-{setting.quant}.gguf"),
+        alias=context.model,
+        host="127.0.0.1",
+        port=SERVER_PORT,
+        n_ctx_per_slot=setting.n_ctx,
+        n_parallel=setting.n_parallel,
+        kv_unified=setting.kv_unified,
+        type_k=setting.type_k,
+        type_v=setting.type_v,
+        flash_attn=setting.flash_attn,
+        n_batch=setting.n_batch,
+        n_ubatch=setting.n_ubatch,
+        n_gpu_layers=setting.n_gpu_layers,
+        threads=context.n_threads,
+        threads_batch=context.n_threads,
+        cache_ram_mib=context.request.cache_ram_bytes // 1024**2,
+        load_mode="mmap",
+        tensor_split=_split(gpus) if setting.n_gpu_layers else (),
+    )
+    return commands.server(("llama-server",), settings)

@@ -1,0 +1,178 @@
+"""Starting llama-server exactly as planned, and stopping it cleanly."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantplan.artifact.plan_file import Plan
+from quantplan.artifact.store import Artifact, check_files, gate_objection
+from quantplan.errors import BadArtifact, PortInUse, QuantplanError, ToolFailed
+from quantplan.llama import commands
+from quantplan.llama.process import start_tool, stop_tool
+from quantplan.llama.types import Toolchain
+from quantplan.units import MIB
+
+_POLL_S = 0.1
+_STOP_GRACE_S = 10.0
+_LAST_LINES = 12
+
+Say = Callable[[str], None]
+
+
+class NotReady(QuantplanError):
+    """The server started and was not healthy in time."""
+
+    def __init__(self, *, seconds: float, last_lines: tuple[str, ...]) -> None:
+        said = "".join(f"\n  | {line}" for line in last_lines)
+        super().__init__(f"llama-server was not ready after {seconds:.0f} s{said}")
+        self.seconds, self.last_lines = seconds, last_lines
+
+
+def admit(artifact: Artifact, *, allow_unvalidated: bool, say: Say) -> None:
+    """Only what was validated is served: hashes first, then the newest gate result.
+
+    Raises BadArtifact. With the override a missing pass is said in the log; a changed file is refused all the same.
+    """
+    check_files(artifact)
+    objection = gate_objection(artifact)
+    if objection is None:
+        return
+    if not allow_unvalidated:
+        raise BadArtifact(path=artifact.folder, why=objection)
+    say(f"WARNING: serving an artifact that is not validated, as asked: {objection}")
+
+
+def settings_of(
+    plan: Plan, artifact: Artifact, *, host: str, port: int, api_key_file: Path | None = None
+) -> commands.ServerSettings:
+    """The plan as the server's settings, for the artifact's own file."""
+    return commands.ServerSettings(
+        model=artifact.model.resolve(),
+        alias=plan.model,
+        host=host,
+        port=port,
+        n_ctx_per_slot=plan.n_ctx_per_slot,
+        n_parallel=plan.n_parallel,
+        kv_unified=plan.kv_unified,
+        type_k=plan.type_k,
+        type_v=plan.type_v,
+        flash_attn=plan.flash_attn,
+        n_batch=plan.n_batch,
+        n_ubatch=plan.n_ubatch,
+        n_gpu_layers=plan.n_gpu_layers,
+        threads=plan.threads,
+        threads_batch=plan.threads_batch,
+        cache_ram_mib=plan.cache_ram_bytes // MIB,
+        load_mode=plan.load_mode,
+        tensor_split=plan.tensor_split,
+        n_cpu_moe=plan.n_cpu_moe,
+        override_tensor=plan.override_tensor,
+        numa=plan.numa,
+        cpu_range=plan.cpu_range,
+        mmproj=Path(plan.mmproj) if plan.mmproj else None,
+        api_key_file=api_key_file,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A healthy server."""
+
+    url: str
+    argv: tuple[str, ...]
+    child: subprocess.Popen[bytes]
+    ready_s: float
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises PortInUse when nothing more can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise PortInUse(host=host, port=port) from None
+
+
+@contextmanager
+def running_server(
+    tools: Toolchain, settings: commands.ServerSettings, *, unified_per_slot: bool, log: Say, timeout_s: float = 600.0
+) -> Iterator[Running]:
+    """A server that answers /health, stopped when the block ends: SIGTERM, then SIGKILL after ten seconds.
+
+    Raises PortInUse, ToolFailed (it died while loading; with its last lines), NotReady.
+    """
+    check_port(settings.host, settings.port)
+    argv = commands.server(tools.programs["llama-server"], settings, unified_per_slot=unified_per_slot)
+    started = time.monotonic()
+    child = start_tool(argv, step="start llama-server", stderr=subprocess.STDOUT)
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    reader = threading.Thread(target=_pass_on, args=(child, last, log), name="server-log", daemon=True)
+    reader.start()
+    url = f"http://{settings.host}:{settings.port}"
+    try:
+        _wait_healthy(child, url, last, timeout_s=timeout_s)
+        yield Running(url=url, argv=argv, child=child, ready_s=time.monotonic() - started)
+    finally:
+        stop_tool(child, grace_s=_STOP_GRACE_S)
+        reader.join(timeout=5)
+
+
+def _pass_on(child: subprocess.Popen[bytes], last: deque[str], log: Say) -> None:
+    assert child.stdout is not None
+    for raw in child.stdout:
+        line = raw.decode("utf-8", errors="replace").rstrip()
+        last.append(line)
+        log(line)
+
+
+def _wait_healthy(child: subprocess.Popen[bytes], url: str, last: deque[str], *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        status = child.poll()
+        if status is not None:
+            time.sleep(_POLL_S)  # its last lines may still be on their way
+            raise ToolFailed(step="start llama-server", argv=("llama-server",), returncode=status,
+                             last_lines=tuple(last))  # fmt: skip
+        if healthy(url):
+            return
+        time.sleep(_POLL_S)
+    raise NotReady(seconds=timeout_s, last_lines=tuple(last))
+
+
+def healthy(url: str) -> bool:
+    """Whether /health answers 200: 503 while the model loads."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def chat(url: str, message: str, *, max_tokens: int, timeout_s: float = 120.0) -> str:
+    """One greedy answer through the model's chat template: the plainest proof that the served model answers.
+
+    Raises ToolFailed with the server's words when it refuses.
+    """
+    told = {"messages": [{"role": "user", "content": message}], "max_tokens": max_tokens, "temperature": 0}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(told).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return str(json.loads(answer.read())["choices"][0]["message"]["content"])
+    except urllib.error.HTTPError as error:
+        said = error.read().decode("utf-8", errors="replace")
+        raise ToolFailed(step="complete", argv=("llama-server",), returncode=error.code, last_lines=(said,)) from error

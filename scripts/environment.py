@@ -1,0 +1,70 @@
+"""The checkout's own virtual environment: made once, remade when pyproject.toml changes. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+QUANTPLAN = BIN / "quantplan"
+
+
+class StageFailed(Exception):
+    """A stage ended with a status other than 0."""
+
+
+def stage(title: str, argv: Sequence[str | Path], *, ok: tuple[int, ...] = (0,)) -> float:
+    """Runs one stage in the checkout with its output shown; returns its seconds. Raises StageFailed."""
+    words = [str(word) for word in argv]
+    print(f"\n=== {title}\n    {' '.join(words)}", flush=True)
+    started = time.monotonic()
+    status = subprocess.run(words, cwd=ROOT, check=False).returncode
+    seconds = time.monotonic() - started
+    print(f"--- {title}: {seconds:.0f} s", flush=True)
+    if status not in ok:
+        raise StageFailed(f"{title} ended with status {status}")
+    return seconds
+
+
+def ensure_environment(extra: str) -> float:
+    """.venv with quantplan installed from this checkout and the packages of an extra; returns the seconds it took."""
+    started = time.monotonic()
+    check_python()
+    stamp = VENV / f"quantplan-{extra or 'base'}.stamp"
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted and QUANTPLAN.exists():
+        print(f"environment: {VENV.name} is up to date", flush=True)
+        return time.monotonic() - started
+    target = f".[{extra}]" if extra else "."
+    uv = shutil.which("uv")
+    if not (BIN / "python").exists():
+        make = [uv, "venv", "--seed", VENV] if uv and not _has_venv() else [sys.executable, "-m", "venv", VENV]
+        stage("make .venv", make)
+    stage(
+        f"install quantplan{target[1:]} into .venv",
+        [BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", target],
+    )
+    stamp.write_text(wanted)
+    return time.monotonic() - started
+
+
+def check_python() -> None:
+    """Raises StageFailed with what to do when this Python cannot make the environment."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - it is here to be told to an older Python
+        raise StageFailed(f"Python {sys.version.split()[0]} is too old: quantplan needs 3.10 or newer")
+    if not _has_venv() and not shutil.which("uv"):
+        raise StageFailed("this Python has no venv module (Debian: apt-get install python3-venv)")
+
+
+def _has_venv() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("venv") is not None and importlib.util.find_spec("ensurepip") is not None

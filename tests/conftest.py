@@ -1,0 +1,62 @@
+"""What all tests share: the tools on this host, the shared truth, and the rule that CI skips nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_BE_SKIPPED = ("gpu", "vllm")
+_skipped: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="Fail when a test is skipped (except gpu and vllm).")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not any(marker in report.keywords for marker in MAY_BE_SKIPPED):
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if session.config.getoption("--no-skips") and _skipped and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--no-skips"):
+        terminalreporter.write_line(f"{len(_skipped)} test(s) skipped that may not be (gpu and vllm may)")
+        for nodeid in _skipped:
+            terminalreporter.write_line(f"  skipped: {nodeid}", red=True)
+
+
+@pytest.fixture(scope="session")
+def toolchain():  # type: ignore[no-untyped-def]
+    """The llama.cpp tools of this host."""
+    from quantplan.errors import ToolMissing
+    from quantplan.llama.toolchain import find_toolchain
+
+    try:
+        return find_toolchain()
+    except ToolMissing as error:
+        pytest.skip(f"{error}; install them with: quantplan toolchain install")
+
+
+@pytest.fixture(scope="session")
+def llama_bin(toolchain) -> Path:  # type: ignore[no-untyped-def]
+    """The folder of the tools."""
+    return Path(toolchain.programs["llama-quantize"][0]).parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The truth tables beside the checkout. In CI they must be there."""
+    folder = Path(os.environ.get("QUANTPLAN_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"the truth tables are missing: {folder}")
+        pytest.skip("the truth tables are not beside this checkout")
+    return folder
