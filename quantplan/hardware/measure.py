@@ -97,7 +97,8 @@ class _Buffer:
     """Anonymous memory, touched, with its address."""
 
     def __init__(self, n_bytes: int) -> None:
-        self.memory = mmap.mmap(-1, n_bytes)
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory would never get huge pages
+        self.memory = mmap.mmap(-1, n_bytes, flags=private)
         self._view = (ctypes.c_char * n_bytes).from_buffer(self.memory)
         self.address = ctypes.addressof(self._view)
         ctypes.memset(self.address, 1, n_bytes)
