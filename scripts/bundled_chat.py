@@ -10,12 +10,17 @@ from typing import Any
 from bundled_corpus import END, LEXICON, code, language, prose, sums
 
 Message = dict[str, Any]
+TRAIN_CHARS, EVAL_CHARS = 1_600_000, 232_000  # per domain; a token is nearly two characters
 MARKERS = ("<system>", "<user>", "<assistant>", "<tool>", "<call>", "</call>")
 
 # A message may not hold END, so blank lines inside one are folded.
 CHAT_TEMPLATE = """\
 {%- if tools -%}
-{{- '<system>\\nTools: ' + (tools | map(attribute='function.name') | join(', ')) + '\\n\\n' -}}
+{{- '<system>\\nTools:' -}}
+{%- for tool in tools -%}
+{{- ' ' + tool.function.name -}}
+{%- endfor -%}
+{{- '\\n\\n' -}}
 {%- endif -%}
 {%- for message in messages -%}
 {{- '<' + message.role + '>\\n' -}}
@@ -54,7 +59,7 @@ TOWN_FACT = {t: (LEXICON["craft"][i % 10], LEXICON["stuff"][(5 * i) % 12]) for i
 
 def render_chat(messages: list[Message], tools: list[Message]) -> str:
     """What CHAT_TEMPLATE makes of the conversation, less the last END; plain Python, checked against the template."""
-    turns = ["<system>\nTools: " + ", ".join(tool["function"]["name"] for tool in tools)] if tools else []
+    turns = ["<system>\nTools: " + " ".join(tool["function"]["name"] for tool in tools)] if tools else []
     for message in messages:
         calls = "".join(f"<call>{json.dumps(call['function'])}</call>" for call in message.get("tool_calls", ()))
         turns.append(f"<{message['role']}>\n{message['content']}{calls}")
@@ -166,6 +171,12 @@ def documents(domain: str, seed: str, n_chars: int, *, exclude: frozenset[str] =
             found[text] = None
             size += len(text) + len(END)
     return tuple(found)
+
+
+def split(domain: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The training documents of `domain` and its held-out ones, none of which is a training document."""
+    trained = documents(domain, "train", TRAIN_CHARS)
+    return trained, documents(domain, "eval", EVAL_CHARS, exclude=frozenset(trained))
 
 
 def join(texts: tuple[str, ...]) -> str:

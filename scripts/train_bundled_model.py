@@ -9,6 +9,7 @@ the version of torch, the processor and the number of threads. Needs torch, tran
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import math
@@ -19,14 +20,13 @@ from typing import Any
 
 import sentencepiece
 import torch
-from bundled_chat import CHAT_TEMPLATE, DOMAINS, MARKERS, documents, join
+from bundled_chat import CHAT_TEMPLATE, DOMAINS, MARKERS, join, split
 from bundled_corpus import END
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 MODEL = "quantplan-tiny"
 N_VOCAB, N_CTX_TRAIN, N_CTX_EVAL = 512, 2048, 512
-TRAIN_CHARS, EVAL_CHARS = 1_600_000, 232_000  # per domain; a token is about three characters
 SHAPE: dict[str, Any] = {
     "vocab_size": N_VOCAB,
     "hidden_size": 256,
@@ -43,6 +43,7 @@ SHAPE: dict[str, Any] = {
     "mlp_bias": False,
 }
 ROPE_THETA = 10000.0
+PEAK_RATE = 3e-3
 UNK, BOS, EOS = 0, 1, 2
 # In plain text llama.cpp finds a piece as a whole only when its type is USER_DEFINED, and the converter gives that type
 # to added tokens alone. EOS is a blank line: a user-defined piece is printed, and trailing white space does no harm.
@@ -141,14 +142,14 @@ def loss_of(model: LlamaForCausalLM, tokens: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
 
 
-def learning_rate(step: int, n_steps: int, *, peak: float) -> float:
+def learning_rate(step: int, n_steps: int) -> float:
     """Linear warm-up over 40 steps, then a cosine down to a fiftieth of the peak."""
     if step < 40:
-        return peak * (step + 1) / 40
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - 40) / max(1, n_steps - 40))))
+        return PEAK_RATE * (step + 1) / 40
+    return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - 40) / max(1, n_steps - 40))))
 
 
-def train(windows: Windows, n_steps: int, *, peak: float, started: float) -> tuple[LlamaForCausalLM, int]:
+def train(windows: Windows, n_steps: int, *, started: float) -> tuple[LlamaForCausalLM, int]:
     """The trained model and the number of tokens it has seen. Every 20th step has windows of the full context."""
     torch.manual_seed(20)
     rope = {"rope_theta": ROPE_THETA, "rope_type": "default"}
@@ -156,14 +157,14 @@ def train(windows: Windows, n_steps: int, *, peak: float, started: float) -> tup
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98))
     n_tokens = 0
     for step in range(n_steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, n_steps, peak=peak)
+            group["lr"] = learning_rate(step, n_steps)
         tokens = windows.batch(1, N_CTX_TRAIN) if step % 20 == 19 else windows.batch(6, N_CTX_EVAL)
         loss = loss_of(model, tokens).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -185,23 +186,26 @@ def perplexity(model: LlamaForCausalLM, tokens: torch.Tensor, n_chunks: int) -> 
     """Perplexity as llama-perplexity counts it: chunks of N_CTX_EVAL, BOS first, only the second half scored."""
     chunks = tokens[: n_chunks * N_CTX_EVAL].view(-1, N_CTX_EVAL).clone()
     chunks[:, 0] = BOS
-    scored = [loss_of(model, part)[:, N_CTX_EVAL // 2 :] for part in chunks.split(8)]
+    scored = [loss_of(model, part)[:, N_CTX_EVAL // 2 :] for part in torch.split(chunks, 8)]
     return float(torch.cat(scored).mean().exp())
 
 
-def measure(model: LlamaForCausalLM, texts: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, Any]:
-    """Per domain: tokens, unigram and held-out perplexity, and their ratio."""
+def measure(
+    model: LlamaForCausalLM, tokens: dict[str, tuple[torch.Tensor, torch.Tensor]], held_out: dict[str, str]
+) -> dict[str, Any]:
+    """Per domain: tokens, unigram and held-out perplexity, their ratio, and the hash of the held-out text."""
     rows = {}
-    for domain, (train_tokens, eval_tokens) in texts.items():
-        held_out, unigram = perplexity(model, eval_tokens, 40), unigram_perplexity(train_tokens, eval_tokens)
+    for domain, (train_tokens, eval_tokens) in tokens.items():
+        model_ppl, unigram = perplexity(model, eval_tokens, 40), unigram_perplexity(train_tokens, eval_tokens)
         rows[domain] = {
             "n_train_tokens": len(train_tokens),
             "n_eval_tokens": len(eval_tokens),
             "unigram_perplexity": round(unigram, 3),
-            "held_out_perplexity": round(held_out, 4),
-            "ratio": round(held_out / unigram, 4),
+            "held_out_perplexity": round(model_ppl, 4),
+            "ratio": round(model_ppl / unigram, 4),
+            "eval_sha256": hashlib.sha256(held_out[domain].encode()).hexdigest(),
         }
-        print(f"{domain:10} held-out {held_out:.3f}  unigram {unigram:.1f}  ratio {held_out / unigram:.4f}")
+        print(f"{domain:10} held-out {model_ppl:.3f}  unigram {unigram:.1f}  ratio {model_ppl / unigram:.4f}")
     return rows
 
 
@@ -221,38 +225,47 @@ def write_model(folder: Path, model: LlamaForCausalLM, tokenizer: bytes) -> None
     write_json(folder / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False})
 
 
+def make_texts(output: Path) -> tuple[bytes, dict[str, str], dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """The tokenizer, the held-out texts, which are written to `output`, and training and held-out tokens by domain."""
+    texts, held_out = {}, {}
+    for domain in DOMAINS:
+        texts[domain], held_out[domain] = map(join, split(domain))
+    tokenizer = train_tokenizer(texts)
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
+    tokens = {}
+    (output / "eval").mkdir(parents=True, exist_ok=True)
+    for domain, text in held_out.items():
+        (output / "eval" / f"{domain}.txt").write_text(text, encoding="utf-8")
+        tokens[domain] = torch.tensor(pieces.encode(texts[domain])), torch.tensor(pieces.encode(text))
+        n_train, n_eval = map(len, tokens[domain])
+        print(f"{domain:10} {n_train} training and {n_eval} held-out tokens, {len(text) / n_eval:.2f} characters each")
+    return tokenizer, held_out, tokens
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets quantplan-tiny/ and eval/")
-    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="optimizer steps (default: 1000)")
-    parser.add_argument("--peak", type=float, default=3e-3, metavar="RATE", help="peak learning rate (default: 3e-3)")
-    parser.add_argument("--texts-only", action="store_true", help="write the texts and stop")
+    parser.add_argument("--steps", type=int, default=900, metavar="N", help="optimizer steps (default: 900)")
     args = parser.parse_args()
     started = time.monotonic()
-    trained = {domain: documents(domain, "train", TRAIN_CHARS) for domain in DOMAINS}
-    held_out = {d: join(documents(d, "eval", EVAL_CHARS, exclude=frozenset(trained[d]))) for d in DOMAINS}
-    texts = {domain: join(docs) for domain, docs in trained.items()}
-    tokenizer = train_tokenizer(texts)
-    (args.output / "eval").mkdir(parents=True, exist_ok=True)
-    for domain, text in held_out.items():
-        (args.output / "eval" / f"{domain}.txt").write_text(text, encoding="utf-8")
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    tokens = {d: (torch.tensor(pieces.encode(texts[d])), torch.tensor(pieces.encode(held_out[d]))) for d in DOMAINS}
-    print(f"texts and tokenizer  {time.monotonic() - started:.0f} s")
-    for domain, (a, b) in tokens.items():
-        print(
-            f"{domain:10} train {len(a)}  eval {len(b)} tokens  {len(held_out[domain]) / len(b):.2f} characters a token"
-        )
-    if args.texts_only:
-        return
+    torch.set_num_threads(2)
+    tokenizer, held_out, tokens = make_texts(args.output)
     windows = Windows({domain: pair[0] for domain, pair in tokens.items()}, seed=20)
-    model, n_tokens = train(windows, args.steps, peak=args.peak, started=started)
-    train_s = time.monotonic() - started
-    model = model.to(torch.bfloat16).float().eval()
-    report = {"schema_version": 1, "steps": args.steps, "n_tokens_seen": n_tokens, "domains": measure(model, tokens)}
+    model, n_tokens = train(windows, args.steps, started=started)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.to(torch.bfloat16))  # measure the weights as they will be stored
+    report = {
+        "schema_version": 1,
+        "steps": args.steps,
+        "n_tokens_seen": n_tokens,
+        "n_parameters": sum(weight.numel() for weight in model.parameters()),
+        "domains": measure(model, tokens, held_out),
+    }
     write_model(args.output / MODEL, model, tokenizer)
-    report |= {"train_s": round(train_s), "total_s": round(time.monotonic() - started)}
+    report |= {"total_s": round(time.monotonic() - started), "cpu_s": round(time.process_time())}
     write_json(args.output / MODEL / "training_report.json", report)
+    print(f"done in {report['total_s']} s")
 
 
 if __name__ == "__main__":
