@@ -193,29 +193,25 @@ def language(rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-COLUMNS = ("ones", "tens", "hundreds", "thousands")
+COLUMNS = ("ones", "tens", "hundreds")
 
 
 def sums(rng: random.Random) -> str:
-    """One addition of two numbers of the same width, worked column by column."""
-    width = rng.randint(2, 4)
-    a, b = (rng.randint(10 ** (width - 1), 10**width - 1) for _ in range(2))
+    """One addition of two numbers of three digits, worked column by column."""
+    a, b = rng.randint(100, 999), rng.randint(100, 999)
     who, other = rng.sample(LEXICON["name"], 2)
     what = rng.choice(LEXICON["thing"])
-    lines = [
-        rng.choice(
-            (
-                f"add {a} and {b}.",
-                f"{who} has {a} {what}s and {other} has {b} {what}s. how many is that?",
-                f"{who} had {a} {what}s and found {b} more. how many now?",
-            )
-        ),
-        f"{a} + {b}",
-    ]
-    carry = 0
-    for column in range(width):
+    ask = rng.choice(
+        (
+            f"add {a} and {b}.",
+            f"{who} has {a} {what}s and {other} has {b} {what}s. how many is that?",
+            f"{who} had {a} {what}s and found {b} more. how many now?",
+        )
+    )
+    lines, carry = [ask, f"{a} + {b}"], 0
+    for column, name in enumerate(COLUMNS):
         p, q = a // 10**column % 10, b // 10**column % 10
         total = p + q + carry
-        lines.append(f"{COLUMNS[column]}: {p} + {q} + {carry} = {total}, write {total % 10}, carry {total // 10}")
+        lines.append(f"{name}: {p} + {q} + {carry} = {total}, write {total % 10}, carry {total // 10}")
         carry = total // 10
     return "\n".join([*lines, f"answer: {a + b}"])
