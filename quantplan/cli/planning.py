@@ -59,7 +59,9 @@ def recommend(facts: ModelFacts, host: HostFacts, request: PlanRequest) -> Plann
 
 def plan_file(file: Path, *, quant: str, host: HostFacts, name: str) -> Plan:
     """The plan of a finished GGUF on this host."""
-    facts = replace(gguf_facts(file), id=name)
+    from quantplan.model.read import read_model
+
+    facts = replace(read_model(str(file)), id=name)
     planned = recommend(facts, host, PlanRequest())
     source = {**planned.plan.source, "file": file.name}
     return replace(planned.plan, quant=quant, source=source)
@@ -158,72 +160,3 @@ def _needs(
 def setting_cache(_setting: Setting) -> int:
     """Bytes of the prompt cache: plans turn it off unless it is asked for."""
     return 0
-
-
-def read_facts(model: str) -> ModelFacts:
-    """A local GGUF, a local Hugging Face folder, or a catalog id. Raises UnknownModel, BadModelFile."""
-    from quantplan.errors import BadModelFile
-
-    given = Path(model)
-    if given.is_file():
-        return gguf_facts(given)
-    if given.is_dir():
-        return folder_facts(given)
-    if given.suffix == ".gguf" or model.startswith((".", "/", "~")):
-        raise BadModelFile(path=given, why="no such file or folder")
-    return catalog_facts(model)
-
-
-def gguf_facts(path: Path) -> ModelFacts:
-    """Facts of a GGUF from its header alone."""
-    from quantplan.model.gguf_facts import facts_from_metadata
-    from quantplan.model.gguf_header import read_gguf_header
-
-    header = read_gguf_header(path)
-    tensors = [TensorFacts(name=t.name, shape=t.shape, type_name=t.type_name) for t in header.tensors]
-    return facts_from_metadata(
-        header.metadata, tensors, id=path.stem, origin=FactsOrigin.GGUF_HEADER, source=SourceFacts(file=path.name),
-        has_chat_template="tokenizer.chat_template" in header.metadata,
-    )  # fmt: skip
-
-
-def folder_facts(folder: Path) -> ModelFacts:
-    """Facts of a Hugging Face folder: its configuration and the headers of its weights."""
-    from quantplan.model.checkpoint import FolderFiles, read_checkpoint
-
-    checkpoint = read_checkpoint(FolderFiles(folder))
-    return _from_config(
-        checkpoint.config, tensors=checkpoint.tensors, id_=folder.resolve().name, licence=checkpoint.licence,
-        has_chat_template=checkpoint.has_chat_template, warnings=checkpoint.warnings, path=str(folder),
-        origin=FactsOrigin.CONFIG if checkpoint.tensors is None else FactsOrigin.SAFETENSORS_HEADERS,
-    )  # fmt: skip
-
-
-def catalog_facts(name: str) -> ModelFacts:
-    """Facts of a catalog entry. Raises UnknownModel with near names."""
-    from quantplan.errors import UnknownModel
-    from quantplan.model import catalog
-
-    entry = catalog.find(name)
-    if entry is None:
-        raise UnknownModel(model=name, near=catalog.near(name))
-    if entry.folder is not None:
-        return replace(folder_facts(entry.folder), id=entry.id)
-    return _from_config(
-        entry.config, tensors=None, id_=entry.id, licence=entry.licence, has_chat_template=None, warnings=(),
-        origin=FactsOrigin.CATALOG, path=entry.id, repo=entry.id,
-    )  # fmt: skip
-
-
-def _from_config(
-    config: Mapping[str, object], *, tensors: Any, id_: str, licence: str | None, has_chat_template: bool | None,
-    warnings: tuple[str, ...], origin: FactsOrigin, path: str, repo: str | None = None,
-) -> ModelFacts:  # fmt: skip
-    from quantplan.model.gguf_facts import facts_from_metadata
-    from quantplan.model.hf_config import header_from_config
-
-    header = header_from_config(config, tensors=tensors, path=path)
-    return facts_from_metadata(
-        header.metadata, header.tensors, id=id_, origin=origin, source=SourceFacts(repo=repo), licence=licence,
-        has_chat_template=has_chat_template, warnings=(*warnings, *header.warnings),
-    )  # fmt: skip

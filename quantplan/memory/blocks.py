@@ -39,6 +39,7 @@ class GraphParams:
     rotates_k: bool
     rotates_v: bool
     kv_elements: Mapping[str, tuple[int, int]]  # type name -> (block size, block bytes)
+    pin_attention: int = -1  # the CPU backend when the cache stays on the host by choice
 
 
 @dataclass(slots=True)
@@ -298,7 +299,9 @@ class Blocks:
             kqv = g.matmul(v_mla, kqv)
             dv = kqv.ne[0]
         merged = g.view(kqv, dv, heads, t, s, op="PERMUTE")
-        return g.expand(g.make("CONT", (dv * heads, t * s), merged))
+        out = g.make("CONT", (dv * heads, t * s), merged)
+        out.backend = p.pin_attention
+        return g.expand(out)
 
     def _flash_extra(self, nbytes: int, layer: LayerFacts, inp: AttnInput, v_is_k: bool) -> int:
         """ggml-cuda/fattn.cu: the tensor-core kernels read f16; other types are converted into the same buffer."""

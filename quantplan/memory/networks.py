@@ -157,7 +157,9 @@ class _Builder:
         """gpt-oss, GLM-4.5, Seed-OSS, Qwen3-Next: the only other norm of the layer comes before the feed-forward."""
         weights = self.b.weights
         ffn_norm = f"{prefix}ffn_norm"
-        return ffn_norm not in weights and f"{ffn_norm}.weight" not in weights and f"{prefix}attn_norm.weight" in weights
+        return (
+            ffn_norm not in weights and f"{ffn_norm}.weight" not in weights and f"{prefix}attn_norm.weight" in weights
+        )
 
     def _parallel(self, prefix: str, il: int, cur: Tensor, residual: Tensor, normed: Tensor) -> Tensor:
         """Attention and feed-forward side by side on the same normed input."""
@@ -265,7 +267,9 @@ class _Builder:
         b, g, t = self.b, self.g, self.b.p.n_tokens
         name = f"{prefix}attn_q_norm.weight"
         width = layer.n_head * layer.n_embd_head_k
-        flat = name in b.weights and b.weights[name].ne[0] == width and len(b.weights[name].ne) == 1 and layer.n_head > 1
+        flat = (
+            name in b.weights and b.weights[name].ne[0] == width and len(b.weights[name].ne) == 1 and layer.n_head > 1
+        )
         if not flat:
             return b.qkv(prefix, cur, layer, clamp=b.number("attention.clamp_kqv", 0) > 0)
         q, k, v = (b.linear(f"{prefix}attn_{which}", cur) for which in "qkv")

@@ -125,9 +125,7 @@ def _lazy_state(b: Blocks, il: int, inp: StateInput, size: int) -> tuple[Tensor,
     return cache, build_rs(b, inp, cache)
 
 
-def _conv_with(
-    b: Blocks, il: int, prefix: str, x: Tensor, state: tuple[Tensor, Tensor], width: int
-) -> Tensor:
+def _conv_with(b: Blocks, il: int, prefix: str, x: Tensor, state: tuple[Tensor, Tensor], width: int) -> Tensor:
     g, seqs = b.g, b.p.n_seqs
     t, d_conv = b.p.n_tokens // seqs, int(b.number("ssm.conv_kernel"))
     cache, rows = state
