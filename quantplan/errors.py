@@ -43,12 +43,13 @@ class BadValue(QuantplanError):
 
 
 class UnknownModel(QuantplanError):
-    """No file, folder, catalog entry or repository of that name."""
+    """No file, folder, catalog entry or repository of that name. `hub` says why the hub could not be asked."""
 
-    def __init__(self, *, model: str, near: Sequence[str] = ()) -> None:
+    def __init__(self, *, model: str, near: Sequence[str] = (), hub: str | None = None) -> None:
         like = f"; near names: {', '.join(near)}" if near else ""
-        super().__init__(f"no model called {model!r}: not a file, not a folder, not a catalog id{like}")
-        self.model, self.near = model, tuple(near)
+        unasked = f"; the hub could not be asked ({hub})" if hub else ""
+        super().__init__(f"no model called {model!r}: not a file, not a folder, not a catalog id{like}{unasked}")
+        self.model, self.near, self.hub = model, tuple(near), hub
 
 
 class RepositoryNotFound(UnknownModel):
