@@ -161,6 +161,8 @@ def from_hub(
         return _from_repository(name, files, warnings=warnings)
     except (errors.HubOffline, errors.HubUnreachable) as error:
         entry = catalog.find(name.repo)
+        if entry is None and (near := tuple(catalog.near(name.repo))):
+            raise errors.NotInCatalog(model=name.repo, near=near, why=str(error)) from error
         if entry is None:
             raise
         return CatalogModel(entry=entry, warnings=(f"{error}: {name.repo} is answered from the catalog",))
