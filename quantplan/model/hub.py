@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from quantplan import errors
 from quantplan.model.checkpoint import is_safe_name
 from quantplan.model.ranges import OpenRange, RangeAnswer
+from quantplan.model.repository import HubFile, Repository
 
 N_ATTEMPTS = 3
 CHUNK_BYTES = 64 * 1024
@@ -26,33 +27,6 @@ PLAIN = {"Accept-Encoding": "identity"}  # nothing to unpack: what arrives is as
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubFile:
-    """One file of a repository. `sha256` is known for large files only."""
-
-    name: str
-    n_bytes: int | None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repository:
-    """A repository at one commit, by its present name (renamed ones answer under their old name too)."""
-
-    id: str
-    commit: str
-    files: tuple[HubFile, ...]
-    licence: str | None = None
-    gated: bool = False
-
-    def file(self, name: str) -> HubFile:
-        """Raises HubFileNotFound."""
-        for file in self.files:
-            if file.name == name:
-                return file
-        raise errors.HubFileNotFound(repo=self.id, file=name)
 
 
 class Hub:

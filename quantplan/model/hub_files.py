@@ -9,7 +9,7 @@ from dataclasses import asdict
 from quantplan import errors
 from quantplan.model.gguf_header import GgufHeader, parse_gguf_header
 from quantplan.model.gguf_split import read_split
-from quantplan.model.hub import Hub, HubFile, Repository
+from quantplan.model.hub import Hub
 from quantplan.model.hub_cache import HubCache
 from quantplan.model.kept_facts import (
     from_kept,
@@ -20,6 +20,7 @@ from quantplan.model.kept_facts import (
     to_kept,
 )
 from quantplan.model.ranges import MAX_OVERSHOOT_BYTES, SHARD_OVERSHOOT_BYTES, OpenRange, RangeSource
+from quantplan.model.repository import HubFile, Repository
 from quantplan.model.safetensors_header import SafetensorsTensor, header_length, parse_safetensors_header
 
 N_CONNECTIONS = 32

@@ -13,13 +13,12 @@ from quantplan.model.facts import SourceFacts
 from quantplan.model.gguf_choice import choose_gguf, holds_only_gguf
 from quantplan.model.gguf_header import GgufHeader, parse_gguf_header, read_gguf_header
 from quantplan.model.gguf_split import read_split
-from quantplan.model.hub_cache import HubCache
-from quantplan.model.model_name import HubName, hub_name, hub_name_of_url
 from quantplan.model.safetensors_header import MAX_CONFIG_BYTES, SafetensorsTensor, parse_json_object
 from quantplan.places import cache_folder
 
 if TYPE_CHECKING:
     from quantplan.model.hub_files import HubFiles
+    from quantplan.model.model_name import HubName
 
 Entry = TypeVar("Entry")
 
@@ -82,6 +81,8 @@ def resolve_model(
     path = _existing(model)
     if path is not None:
         return from_path(path)
+    from quantplan.model.model_name import hub_name  # what a local file does not need is imported where it is used
+
     name = hub_name(model)
     if model.startswith(("./", "../", "/", "~")) or (name is None and model.endswith(".gguf")):
         raise errors.BadModelFile(path=model, why="no such file or folder")
@@ -151,6 +152,7 @@ def from_hub(
 ) -> ModelSource[Entry]:
     """A model on the hub; where the hub cannot be asked, the catalog's entry of it, with a warning."""
     from quantplan.model.hub import Hub
+    from quantplan.model.hub_cache import HubCache
     from quantplan.model.hub_files import HubFiles, find_repository
 
     kept = HubCache(cache or cache_folder() / "hub")
@@ -200,6 +202,7 @@ def _from_url(
     url: str, *, catalog: Catalog[Entry], cache: Path | None = None, endpoint: str | None = None
 ) -> ModelSource[Entry]:
     from quantplan.model.hub import Hub
+    from quantplan.model.model_name import hub_name_of_url
     from quantplan.model.ranges import RangeSource
 
     hub = Hub(endpoint=endpoint)
