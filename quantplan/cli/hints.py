@@ -36,11 +36,26 @@ def _tool_missing(error: errors.QuantplanError) -> str:
     return "quantplan toolchain install"
 
 
+def _ambiguous_gpu(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.AmbiguousGpu)
+    return f"name one of them, as in: --hardware {error.candidates[-1]}"
+
+
+def _unknown_gpu(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.UnknownGpu)
+    if error.near:
+        return f"--hardware {error.near[0]}"
+    return "docs/hardware.md lists the short names; a profile file describes any machine: --hardware my-machine.toml"
+
+
 Hint = str | Callable[[errors.QuantplanError], str]
 
 _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.UnknownModel, _unknown_model),
     (errors.PortInUse, _port),
+    (errors.AmbiguousGpu, _ambiguous_gpu),
+    (errors.UnknownGpu, _unknown_gpu),
+    (errors.BadProfile, "docs/hardware.md shows a profile file, line by line"),
     (errors.ToolMissing, _tool_missing),
     (errors.BadModelFile, "check the path, or download the file again"),
     (errors.UnsupportedArchitecture, "quantplan toolchain status shows the pinned build and what it converts"),
