@@ -30,20 +30,8 @@ def measure_device(program: Sequence[str], device: str, *, run: Runner = run_too
         model = Path(folder) / "wide.gguf"
         read_bytes = write_wide_model(model)
         layers = ("-ngl", "0") if device == "CPU" else ("-ngl", "99", "-dev", device)
-        argv = (
-            *program,
-            "-m",
-            str(model),
-            *layers,
-            "-p",
-            "0",
-            "-n",
-            str(_N_TOKENS),
-            "-r",
-            str(_REPETITIONS),
-            "-o",
-            "json",
-        )
+        counts = ("-p", "0", "-n", str(_N_TOKENS[device == "CPU"]), "-r", str(_REPETITIONS))
+        argv = (*program, "-m", str(model), *layers, *counts, "-o", "json")
         told = run(argv, step="llama-bench", timeout_s=_BENCH_TIMEOUT_S, check=False)
     if told.returncode != 0:
         said = told.last_lines[-1] if told.last_lines else f"status {told.returncode}"

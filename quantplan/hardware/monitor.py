@@ -34,7 +34,7 @@ class DeviceSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A host at one moment (`at`: seconds since 1970). Rates are over the time since the sample before; None in the first one.
+    """A host at one moment (`at`: seconds since 1970). Rates are over the time since the sample before; None at first.
 
     `disk_wait` is the share of time in which some task waited for a disk (the kernel's pressure figure), `memory_wait`
     for memory; None where the kernel keeps no such account. `swap_in_bytes_per_s` above 0 means tokens wait."""
