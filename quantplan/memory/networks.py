@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantplan.memory.blocks import AttnInput, Blocks
+from quantplan.memory.delta_net import ARCHITECTURES as DELTA_NETS
+from quantplan.memory.delta_net import delta_net, gated_attention
 from quantplan.memory.graph import Graph, Tensor
 from quantplan.memory.mixture import moe_ffn
 from quantplan.memory.recurrent import StateInput, mamba, mamba2, shortconv, state_input
@@ -215,6 +217,10 @@ class _Builder:
         if b.arch == "falcon-h1" and state is not None:
             attn = self._attention(il, prefix, layer, cur)
             return g.like("ADD", attn, mamba2(b, il, prefix, b.norm(f"{prefix}attn_norm", x), state))
+        if b.arch in DELTA_NETS and self.full is not None and state is not None and self.pos is not None:
+            if layer.n_embd_s:
+                return delta_net(b, il, prefix, cur, state)
+            return gated_attention(b, il, prefix, cur, layer, self.full, self.pos)
         if state is not None and (layer.n_embd_r or layer.n_embd_s):
             if b.arch in ("lfm2", "lfm2moe"):
                 return shortconv(b, il, prefix, cur, state)
