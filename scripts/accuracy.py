@@ -129,8 +129,9 @@ def _parts(table: str, what: str, said: MemoryEstimate, device: str, row: dict[s
     memory = said.device(device)
     for category, n_bytes in (("model", memory.model_bytes), ("context", memory.context_bytes),
                               ("compute", memory.compute_bytes)):  # fmt: skip
+        known = category != "compute" or said.compute_known
         yield Compared(table=table, category=category, what=f"{what} {device}", predicted=_mib(n_bytes),
-                       truth=float(row[f"{category}_mib"]), known=category != "compute" or said.compute_known)  # fmt: skip
+                       truth=float(row[f"{category}_mib"]), known=known)  # fmt: skip
 
 
 def _placement(row: dict[str, str]) -> Placement:

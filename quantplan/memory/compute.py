@@ -209,6 +209,6 @@ def _buffers(what: Sequence[Event], n_slots: int) -> list[int]:
     return buffers
 
 
-def _supports(backend: int, tensor: Tensor) -> bool:  # noqa: ARG001 - the scheduler's question, in general
+def _supports(backend: int, tensor: Tensor) -> bool:
     """CUDA runs every op of the graphs built here (ggml-cuda.cu, ggml_backend_cuda_device_supports_op)."""
     return True

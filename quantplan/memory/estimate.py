@@ -144,9 +144,12 @@ def estimate_memory(
     driver: Sequence[DriverContext] = (),
     extras: Sequence[ExtraModel] = (),
 ) -> MemoryEstimate:
-    """Every device's memory. `reserve` says whose rule for logits: the server's, or llama-fit-params' (the whole
-    micro-batch). `whole_graph` plays every layer through the allocator instead of a few that stand for all: some
-    ten milliseconds for now and then a MiB. `driver` is what each GPU's driver takes; `simd` the host's CPU features, for repacked weights."""
+    """Every device's memory.
+
+    `reserve` says whose rule for logits: the server's, or llama-fit-params' (the whole micro-batch). `whole_graph`
+    plays every layer through the allocator instead of a few that stand for all: some ten milliseconds for now and
+    then a MiB. `driver` is what each GPU's driver takes; `simd` the host's CPU features, for repacked weights.
+    """
     facts = model.facts
     backends, layer_devices = _place(model, placement)
     n_backends = len(placement.devices) + 1
@@ -222,7 +225,7 @@ def reservations(model: PreparedModel, ctx: ContextParams, placement: Placement,
     n_seqs = ctx.n_slots
     n_tokens = pad(min(ctx.n_ubatch_effective, ctx.n_cells * ctx.n_stream), n_seqs)
     quantized = {kind: model.kv_sizes[kind][0] > 1 for kind in (ctx.type_k, ctx.type_v)}
-    n_outputs = min(n_tokens, ctx.n_slots) if reserve == "server" else min(n_tokens, min(ctx.n_batch, ctx.n_ctx))
+    n_outputs = min(n_tokens, ctx.n_slots) if reserve == "server" else min(n_tokens, ctx.n_batch, ctx.n_ctx)
     whole = GraphParams(
         n_tokens=n_tokens, n_seqs=n_seqs, n_outputs=n_outputs, n_kv=ctx.n_cells,
         n_kv_swa=ctx.n_cells_swa(facts.n_swa) if facts.n_swa else 0, n_stream=ctx.n_stream, flash_attn=ctx.flash_attn,
