@@ -219,6 +219,12 @@ class BadArtifact(QuantplanError):
         self.path, self.why = str(path), why
 
 
+class NoArtifact(BadArtifact):
+    """A path where no artifact is."""
+
+    exit_code = ExitCode.ERROR
+
+
 class PortInUse(QuantplanError):
     """The address a server was asked to listen on is taken."""
 
