@@ -43,13 +43,12 @@ class BadValue(QuantplanError):
 
 
 class UnknownModel(QuantplanError):
-    """No file, folder, catalog entry or repository of that name. `hub` says why the hub could not be asked."""
+    """No file, folder, catalog entry or repository of that name."""
 
-    def __init__(self, *, model: str, near: Sequence[str] = (), hub: str | None = None) -> None:
+    def __init__(self, *, model: str, near: Sequence[str] = ()) -> None:
         like = f"; near names: {', '.join(near)}" if near else ""
-        unasked = f"; the hub could not be asked ({hub})" if hub else ""
-        super().__init__(f"no model called {model!r}: not a file, not a folder, not a catalog id{like}{unasked}")
-        self.model, self.near, self.hub = model, tuple(near), hub
+        super().__init__(f"no model called {model!r}: not a file, not a folder, not a catalog id{like}")
+        self.model, self.near = model, tuple(near)
 
 
 class RepositoryNotFound(UnknownModel):
@@ -60,6 +59,15 @@ class RepositoryNotFound(UnknownModel):
         like = f"; near names: {', '.join(near)}" if near else ""
         self.args = (f"the hub has no repository {repo!r}, or it is private and your token does not open it{like}",)
         self.repo = repo
+
+
+class NotInCatalog(UnknownModel):
+    """No catalog model of that name, and the hub could not be asked about it."""
+
+    def __init__(self, *, model: str, near: Sequence[str], why: str) -> None:
+        super().__init__(model=model, near=near)
+        self.args = (f"no model called {model!r} in the catalog; near names: {', '.join(near)} (hub: {why})",)
+        self.why = why
 
 
 class HubError(QuantplanError):
@@ -209,6 +217,12 @@ class BadArtifact(QuantplanError):
     def __init__(self, *, path: str | Path, why: str) -> None:
         super().__init__(f"{path}: {why}")
         self.path, self.why = str(path), why
+
+
+class NoArtifact(BadArtifact):
+    """A path where no artifact is."""
+
+    exit_code = ExitCode.ERROR
 
 
 class PortInUse(QuantplanError):

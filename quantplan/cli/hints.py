@@ -32,7 +32,7 @@ def _tool_missing(error: errors.QuantplanError) -> str:
     if error.tool in ("C++ compiler", "cmake"):
         return "install one (Debian: apt-get install g++), then: quantplan toolchain install"
     if error.tool == "the build extra":
-        return "pip install 'quantplan[build]' (for a small torch first: pip install torch from PyTorch's CPU index)"
+        return "quantplan toolchain install --converter"
     return "quantplan toolchain install"
 
 
@@ -61,6 +61,18 @@ def _rate_limited(error: errors.QuantplanError) -> str:
     return f"{wait}; with a token the limit is higher: hf auth login"
 
 
+def _ambiguous_gpu(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.AmbiguousGpu)
+    return f"name one of them, as in: --hardware {error.candidates[-1]}"
+
+
+def _unknown_gpu(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.UnknownGpu)
+    if error.near:
+        return f"--hardware {error.near[0]}"
+    return "docs/hardware.md lists the short names; a profile file describes any machine: --hardware my-machine.toml"
+
+
 Hint = str | Callable[[errors.QuantplanError], str]
 
 _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
@@ -73,6 +85,9 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HubUnreachable, "check the network and HF_ENDPOINT; local files, folders and catalog models need neither"),
     (errors.ChooseFile, _choose),
     (errors.PortInUse, _port),
+    (errors.AmbiguousGpu, _ambiguous_gpu),
+    (errors.UnknownGpu, _unknown_gpu),
+    (errors.BadProfile, "docs/hardware.md shows a profile file, line by line"),
     (errors.ToolMissing, _tool_missing),
     (errors.BadModelFile, "check the path, or download the file again"),
     (errors.UnsupportedArchitecture, "quantplan toolchain status shows the pinned build and what it converts"),

@@ -12,7 +12,8 @@ from typing import Any
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.hardware.facts import HostFacts
-from quantplan.memory import outline
+from quantplan.memory.estimate import DriverContext, PreparedModel, estimate_memory, prepare
+from quantplan.memory.placement import ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts, TensorFacts
 from quantplan.places import data_file
 from quantplan.planner.plan import Context, make_plan
@@ -20,9 +21,11 @@ from quantplan.planner.request import Capacity, DeviceNeed, PlanRequest, Setting
 from quantplan.planner.search import HOST, Found, MemoryOf, search
 from quantplan.units import GIB, MIB
 
-# nvidia-smi above idle minus the engine's buffers on an H200 (driver 580, CUDA 13.0), 129 starts: 595.5 to 600.05 MiB.
-# Elsewhere 300 to 2,400 MiB was published.
-DRIVER_CONTEXT_BYTES = 600 * MIB
+DRIVER_CONTEXT = DriverContext(
+    low_bytes=300 * MIB, high_bytes=2400 * MIB, planned_bytes=600 * MIB,
+    source="nvidia-smi above idle minus the engine's buffers: 595.5 to 600.05 MiB in 129 starts on an H200 "
+    "(driver 580, CUDA 13.0); 300 to 2,400 MiB published elsewhere",
+)  # fmt: skip
 GPU_MARGIN_BYTES = 256 * MIB
 HOST_MARGIN_BYTES = GIB
 
@@ -108,20 +111,43 @@ def own_preset(facts: ModelFacts) -> str | None:
 
 
 def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
-    """Memory of a candidate, with everything that does not depend on it summed up once."""
+    """Memory of a candidate, with everything that does not depend on it worked out once a preset."""
+    driver = [DRIVER_CONTEXT] * len(host.gpus)
+    simd = repack_features(host)
 
     @cache
-    def prepared(quant: str) -> outline.Prepared:
-        return outline.prepare(facts, _tensors_at(facts, quant, own))
+    def prepared(quant: str) -> PreparedModel:
+        return prepare(facts, _tensors_at(facts, quant, own))
 
+    @cache
     def needs(setting: Setting) -> tuple[DeviceNeed, ...]:
-        ctx = outline.ContextParams(
-            n_ctx=setting.n_ctx, n_parallel=setting.n_parallel, n_ubatch=setting.n_ubatch, type_k=setting.type_k,
-            type_v=setting.type_v,
+        ctx = ContextParams(
+            n_ctx=setting.n_ctx * setting.n_parallel, n_batch=setting.n_batch, n_ubatch=setting.n_ubatch,
+            n_parallel=setting.n_parallel, kv_unified=setting.kv_unified, type_k=setting.type_k.upper(),
+            type_v=setting.type_v.upper(), flash_attn=setting.flash_attn != "off", cache_ram_bytes=0,
         )  # fmt: skip
-        return _needs(facts, host, prepared(setting.quant), ctx, setting)
+        gpus = host.gpus if setting.n_gpu_layers else ()
+        placement = Placement(
+            devices=tuple(gpu.name for gpu in gpus), n_gpu_layers=setting.n_gpu_layers if gpus else None,
+            free_bytes=tuple(gpu.free_bytes for gpu in gpus) or None,
+        )  # fmt: skip
+        found = estimate_memory(prepared(setting.quant), ctx, placement, simd=simd, driver=driver)
+        return tuple(
+            DeviceNeed(
+                name=device.name, model_bytes=device.model_bytes, context_bytes=device.context_bytes,
+                compute_bytes=device.compute_bytes, output_bytes=device.output_bytes,
+                overhead_bytes=device.overhead_bytes,
+            )
+            for device in found.devices
+        )  # fmt: skip
 
     return needs
+
+
+def repack_features(host: HostFacts) -> frozenset[str]:
+    """The instruction sets that decide which weights the engine repacks on this CPU."""
+    known = {"avx2": "avx2", "avx512f": "avx512"}
+    return frozenset(name for flag, name in known.items() if flag in host.cpu.simd)
 
 
 def _tensors_at(facts: ModelFacts, quant: str, own: str | None) -> tuple[TensorFacts, ...]:
@@ -130,33 +156,3 @@ def _tensors_at(facts: ModelFacts, quant: str, own: str | None) -> tuple[TensorF
     from quantplan.quant.presets import apply_preset
 
     return apply_preset(facts.tensors, facts.metadata, quant).tensors
-
-
-def _needs(
-    facts: ModelFacts, host: HostFacts, prepared: outline.Prepared, ctx: outline.ContextParams, setting: Setting
-) -> tuple[DeviceNeed, ...]:
-    parts = outline.split_bytes(prepared, facts, ctx, setting.n_gpu_layers)
-    compute, beside = outline.compute_bytes(facts, ctx)
-    output = 4 * facts.n_vocab * setting.n_parallel
-    on_gpu = bool(host.gpus) and setting.n_gpu_layers > 0
-    ram = DeviceNeed(
-        name=HOST, model_bytes=parts["host_model"], context_bytes=parts["host_context"],
-        compute_bytes=beside if on_gpu else compute, output_bytes=output, overhead_bytes=setting_cache(setting),
-    )  # fmt: skip
-    if not on_gpu:
-        return (ram,)
-    total = sum(gpu.free_bytes for gpu in host.gpus) or 1
-    gpus = [
-        DeviceNeed(
-            name=gpu.name, model_bytes=parts["device_model"] * gpu.free_bytes // total,
-            context_bytes=parts["device_context"] * gpu.free_bytes // total, compute_bytes=compute, output_bytes=0,
-            overhead_bytes=DRIVER_CONTEXT_BYTES,
-        )
-        for gpu in host.gpus
-    ]  # fmt: skip
-    return (*gpus, ram)
-
-
-def setting_cache(_setting: Setting) -> int:
-    """Bytes of the prompt cache: plans turn it off unless it is asked for."""
-    return 0

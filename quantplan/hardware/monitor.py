@@ -1,4 +1,4 @@
-"""Samples of a host while a model serves: device memory, temperature, power, throttling, host memory, swap, disk wait."""
+"""Samples of a host while a model serves: memory, temperature, power and throttling of its cards, RAM, swap, disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DeviceSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A host at one moment. Rates are over the time since the sample before; None in the first one.
+    """A host at one moment (`at`: seconds since 1970). Rates are over the time since the sample before; None at first.
 
     `disk_wait` is the share of time in which some task waited for a disk (the kernel's pressure figure), `memory_wait`
     for memory; None where the kernel keeps no such account. `swap_in_bytes_per_s` above 0 means tokens wait."""
@@ -75,7 +75,7 @@ def watch(
     planned: PlannedBytes | None = None,
     interval_s: float = 1.0,
     count: int | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Sample]:
     """Samples every `interval_s` seconds, `count` of them or for ever. Without a GPU there are no devices in them."""

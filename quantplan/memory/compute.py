@@ -83,10 +83,12 @@ class Layout:
     key: int
 
 
-def layout_of(model: GraphModel, *, backends: Sequence[int], cache_backends: Sequence[int], n_backends: int) -> Layout:
-    """Layouts that build the same graph share their key."""
+def layout_of(
+    model: GraphModel, *, backends: Sequence[int], cache_backends: Sequence[int], n_backends: int, whole: bool
+) -> Layout:
+    """Layouts that build the same graph share their key. `whole`: build every layer, for the last MiB."""
     kinds = _layer_kinds(model, backends, cache_backends, n_backends)
-    build = representative(kinds)
+    build = tuple(range(len(kinds))) if whole else representative(kinds)
     shape = (tuple(kinds[il] for il in build), tuple(backends[i] for i in model.outside), n_backends)
     key = model.shapes.setdefault(shape, len(model.shapes))
     return Layout(backends=backends, cache_backends=cache_backends, n_backends=n_backends, build=build, key=key)
@@ -207,6 +209,6 @@ def _buffers(what: Sequence[Event], n_slots: int) -> list[int]:
     return buffers
 
 
-def _supports(backend: int, tensor: Tensor) -> bool:  # noqa: ARG001 - the scheduler's question, in general
+def _supports(backend: int, tensor: Tensor) -> bool:
     """CUDA runs every op of the graphs built here (ggml-cuda.cu, ggml_backend_cuda_device_supports_op)."""
     return True

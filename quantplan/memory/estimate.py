@@ -114,7 +114,7 @@ class PreparedModel:
     graphs: GraphModel
     kv_sizes: Mapping[str, tuple[int, int]]
     placed: dict[Placement, tuple[list[int], list[int]]] = field(default_factory=dict)
-    layouts: dict[tuple[Placement, bool], Layout] = field(default_factory=dict)
+    layouts: dict[tuple[Placement, bool, bool], Layout] = field(default_factory=dict)
     weighed: dict[tuple[Placement, frozenset[str]], Weights] = field(default_factory=dict)
 
 
@@ -139,12 +139,17 @@ def estimate_memory(
     placement: Placement,
     *,
     reserve: Reserve = "server",
+    whole_graph: bool = False,
     simd: frozenset[str] = frozenset({"avx2"}),
     driver: Sequence[DriverContext] = (),
     extras: Sequence[ExtraModel] = (),
 ) -> MemoryEstimate:
-    """Every device's memory. `reserve` says whose rule for logits: the server's, or llama-fit-params' (the whole
-    micro-batch). `driver` is what each GPU's driver takes; `simd` the host's CPU features, for repacked weights."""
+    """Every device's memory.
+
+    `reserve` says whose rule for logits: the server's, or llama-fit-params' (the whole micro-batch). `whole_graph`
+    plays every layer through the allocator instead of a few that stand for all: some ten milliseconds for now and
+    then a MiB. `driver` is what each GPU's driver takes; `simd` the host's CPU features, for repacked weights.
+    """
     facts = model.facts
     backends, layer_devices = _place(model, placement)
     n_backends = len(placement.devices) + 1
@@ -153,7 +158,7 @@ def estimate_memory(
     cache_backends = layer_devices if ctx.kv_offload else [n_backends - 1] * len(layer_devices)
     context = context_bytes(facts.layers, ctx=ctx, n_swa=facts.n_swa, arch=facts.arch, backends=cache_backends,
                             n_backends=n_backends, sizes=model.kv_sizes)  # fmt: skip
-    compute, known = _compute(model, ctx, placement, backends, cache_backends, reserve)
+    compute, known = _compute(model, ctx, placement, backends, cache_backends, reserve, whole_graph)
     output = facts.n_vocab * LOGIT_BYTES * ctx.n_slots if reserve == "server" else 0
     devices = [
         DeviceMemory(
@@ -220,7 +225,7 @@ def reservations(model: PreparedModel, ctx: ContextParams, placement: Placement,
     n_seqs = ctx.n_slots
     n_tokens = pad(min(ctx.n_ubatch_effective, ctx.n_cells * ctx.n_stream), n_seqs)
     quantized = {kind: model.kv_sizes[kind][0] > 1 for kind in (ctx.type_k, ctx.type_v)}
-    n_outputs = min(n_tokens, ctx.n_slots) if reserve == "server" else min(n_tokens, min(ctx.n_batch, ctx.n_ctx))
+    n_outputs = min(n_tokens, ctx.n_slots) if reserve == "server" else min(n_tokens, ctx.n_batch, ctx.n_ctx)
     whole = GraphParams(
         n_tokens=n_tokens, n_seqs=n_seqs, n_outputs=n_outputs, n_kv=ctx.n_cells,
         n_kv_swa=ctx.n_cells_swa(facts.n_swa) if facts.n_swa else 0, n_stream=ctx.n_stream, flash_attn=ctx.flash_attn,
@@ -243,14 +248,17 @@ def _compute(
     backends: Sequence[int],
     cache_backends: Sequence[int],
     reserve: Reserve,
+    whole: bool,
 ) -> tuple[list[int], bool]:
     n_backends = len(placement.devices) + 1
     if model.facts.arch in UNMODELLED or model.facts.arch in NO_MEMORY:
         return _lower_bound(model, ctx, n_backends), False
-    layout = model.layouts.get((placement, ctx.kv_offload))
+    layout = model.layouts.get((placement, ctx.kv_offload, whole))
     if layout is None:
-        layout = layout_of(model.graphs, backends=backends, cache_backends=cache_backends, n_backends=n_backends)
-        model.layouts[placement, ctx.kv_offload] = layout
+        layout = layout_of(
+            model.graphs, backends=backends, cache_backends=cache_backends, n_backends=n_backends, whole=whole
+        )
+        model.layouts[placement, ctx.kv_offload, whole] = layout
     peaks = [0] * n_backends
     try:
         for reservation in reservations(model, ctx, placement, reserve):

@@ -41,8 +41,14 @@ class ContextParams:
     cache_ram_bytes: int = DEFAULT_CACHE_RAM_BYTES
 
     def __post_init__(self) -> None:
-        for what, value, low in (("context", self.n_ctx, 1), ("batch", self.n_batch, 1), ("micro-batch", self.n_ubatch, 1),
-                                 ("draft tokens", self.n_draft, 0), ("prompt cache", self.cache_ram_bytes, -1)):  # fmt: skip
+        counts = (
+            ("context", self.n_ctx, 1),
+            ("batch", self.n_batch, 1),
+            ("micro-batch", self.n_ubatch, 1),
+            ("draft tokens", self.n_draft, 0),
+            ("prompt cache", self.cache_ram_bytes, -1),
+        )
+        for what, value, low in counts:
             if not low <= value < 2**50:
                 raise BadValue(what=what, value=value, why=f"must be at least {low} and a size that can exist")
         if self.n_ctx >= 2**31:

@@ -162,9 +162,9 @@ def from_hub(
         files = HubFiles(hub, kept, repository)
         return _from_repository(name, files, warnings=warnings)
     except (errors.HubOffline, errors.HubUnreachable) as error:
-        entry, near = catalog.find(name.repo), tuple(catalog.near(name.repo))
-        if entry is None and near:
-            raise errors.UnknownModel(model=name.repo, near=near, hub=str(error)) from error
+        entry = catalog.find(name.repo)
+        if entry is None and (near := tuple(catalog.near(name.repo))):
+            raise errors.NotInCatalog(model=name.repo, near=near, why=str(error)) from error
         if entry is None:
             raise
         return CatalogModel(entry=entry, warnings=(f"{error}: {name.repo} is answered from the catalog",))

@@ -168,9 +168,7 @@ def test_no_network_answers_as_last_seen_then_from_the_catalog_then_not(hub: Loo
     with pytest.raises(errors.HubUnreachable, match="no connection"):
         resolve("org/unknown", dead, tmp_path, catalog)
     like = Catalog(find=lambda name: None, near=lambda name: ["org/other"])
-    with pytest.raises(
-        errors.UnknownModel, match=r"near names: org/other; the hub could not be asked \(http.* no connec"
-    ):
+    with pytest.raises(errors.UnknownModel, match=r"near names: org/other \(hub: http.* no connection"):
         resolve("org/othr", dead, tmp_path, like)
 
 
