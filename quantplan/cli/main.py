@@ -15,6 +15,7 @@ from quantplan.errors import ExitCode, QuantplanError
 
 # name -> (module, one line of help): help is listed without importing a command.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "inspect": ("quantplan.cli.inspect", "What a model is, and its exact size at every preset."),
     "recommend": ("quantplan.cli.recommend", "The best quantization, context and offload of a model for this host."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),

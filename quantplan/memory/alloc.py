@@ -111,8 +111,7 @@ def peak_bytes(what: Sequence[Event], sizes: Sequence[int], n_buffers: int) -> l
     for buffer, slot, parent in what:
         blocks = free[buffer]
         if slot < 0:
-            slot = ~slot
-            _give_back(blocks, offsets[slot], sizes[slot])
+            _give_back(blocks, offsets[~slot], sizes[~slot])
         elif parent >= 0:
             offsets[slot] = offsets[parent]
             if sizes[parent] > sizes[slot]:
@@ -131,8 +130,7 @@ def peak_bytes(what: Sequence[Event], sizes: Sequence[int], n_buffers: int) -> l
             block[1] -= size
             if block[1] == 0:
                 del blocks[best]
-            if offset + size > peak[buffer]:
-                peak[buffer] = offset + size
+            peak[buffer] = max(peak[buffer], offset + size)
     return peak
 
 

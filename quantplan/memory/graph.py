@@ -27,7 +27,8 @@ class Tensor:
         self, op: str, ne: tuple[int, ...], nbytes: int, srcs: tuple[Tensor, ...] = (), view_src: Tensor | None = None
     ) -> None:
         self.op, self.ne, self.nbytes, self.srcs = op, ne, nbytes, srcs
-        self.view_src = view_src.view_src or view_src if view_src is not None else None
+        root: Tensor | None = view_src.view_src if view_src is not None else None
+        self.view_src: Tensor | None = root if root is not None else view_src
         self.buffer = -1  # the backend whose buffer holds it from the start (weights, caches)
         self.backend = -1  # user-assigned backend
         self.is_input = self.is_output = self.is_weight = False

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantplan.memory.blocks import AttnInput, Blocks
+from quantplan.memory.delta_net import ARCHITECTURES as DELTA_NETS
+from quantplan.memory.delta_net import delta_net, gated_attention
 from quantplan.memory.graph import Graph, Tensor
+from quantplan.memory.latent import latent_attention
 from quantplan.memory.mixture import moe_ffn
 from quantplan.memory.recurrent import StateInput, mamba, mamba2, shortconv, state_input
 from quantplan.model.facts import LayerFacts
@@ -157,7 +160,9 @@ class _Builder:
         """gpt-oss, GLM-4.5, Seed-OSS, Qwen3-Next: the only other norm of the layer comes before the feed-forward."""
         weights = self.b.weights
         ffn_norm = f"{prefix}ffn_norm"
-        return ffn_norm not in weights and f"{ffn_norm}.weight" not in weights and f"{prefix}attn_norm.weight" in weights
+        return (
+            ffn_norm not in weights and f"{ffn_norm}.weight" not in weights and f"{prefix}attn_norm.weight" in weights
+        )
 
     def _parallel(self, prefix: str, il: int, cur: Tensor, residual: Tensor, normed: Tensor) -> Tensor:
         """Attention and feed-forward side by side on the same normed input."""
@@ -213,6 +218,10 @@ class _Builder:
         if b.arch == "falcon-h1" and state is not None:
             attn = self._attention(il, prefix, layer, cur)
             return g.like("ADD", attn, mamba2(b, il, prefix, b.norm(f"{prefix}attn_norm", x), state))
+        if b.arch in DELTA_NETS and self.full is not None and state is not None and self.pos is not None:
+            if layer.n_embd_s:
+                return delta_net(b, il, prefix, cur, state)
+            return gated_attention(b, il, prefix, cur, layer, self.full, self.pos)
         if state is not None and (layer.n_embd_r or layer.n_embd_s):
             if b.arch in ("lfm2", "lfm2moe"):
                 return shortconv(b, il, prefix, cur, state)
@@ -220,29 +229,18 @@ class _Builder:
         if layer.n_head_kv == 0 and f"{prefix}attn_q.weight" not in b.weights:
             return cur
         if f"{prefix}attn_kv_a_mqa.weight" in b.weights:
-            return self._latent_attention(il, prefix, layer, cur)
+            assert self.full is not None and self.pos is not None
+            return latent_attention(b, il, prefix, cur, layer, self.full, self.pos)
         return self._attention(il, prefix, layer, cur)
 
     def _attention(self, il: int, prefix: str, layer: LayerFacts, cur: Tensor) -> Tensor:
-        b, g = self.b, self.g
+        b = self.b
         assert self.full is not None and self.pos is not None
         inp = self.swa if layer.is_swa and self.swa is not None else self.full
         q, k, v = self._qkv(prefix, layer, cur)
         rope = b.arch not in _NO_ROPE and not (b.arch in _ROPE_IN_WINDOW_ONLY and self.swa and not layer.is_swa)
         rope = rope and not (b.arch == "smollm3" and (il + 1) % 4 == 0) and b.arch != "granitehybrid"
-        late = b.arch in _NORM_AFTER_ROPE
-        sides = []
-        for which, part in (("q", q), ("k", k)):
-            name = f"{prefix}attn_{which}_norm"
-            has_norm = f"{name}.weight" in b.weights and not self._flat_norm(name, part)
-            if has_norm and not late:
-                part = b.norm(name, part, rms=self.rms)
-            if rope:
-                part = b.rope(part, self.pos, self._rope_factors())
-            if has_norm and late:
-                part = b.norm(name, part, rms=self.rms)
-            sides.append(part)
-        q, k = sides
+        q, k = (self._side(f"{prefix}attn_{which}_norm", part, rope=rope) for which, part in (("q", q), ("k", k)))
         if b.arch in _SCALED_QUERY:
             q = b.scale(q)
         sinks = b.w(f"{prefix}attn_sinks.weight")
@@ -253,6 +251,18 @@ class _Builder:
             softcap=b.number("attn_logit_softcapping", 0) != 0,
         )  # fmt: skip
         return b.linear(f"{prefix}attn_output", out)
+
+    def _side(self, name: str, part: Tensor, *, rope: bool) -> Tensor:
+        """Norm and rotation of queries or keys, in the architecture's order."""
+        b = self.b
+        assert self.pos is not None
+        has_norm = f"{name}.weight" in b.weights and not self._flat_norm(name, part)
+        late = b.arch in _NORM_AFTER_ROPE
+        if has_norm and not late:
+            part = b.norm(name, part, rms=self.rms)
+        if rope:
+            part = b.rope(part, self.pos, self._rope_factors())
+        return b.norm(name, part, rms=self.rms) if has_norm and late else part
 
     def _rope_factors(self) -> Tensor | None:
         return self.b.w("rope_freqs.weight") or self.b.w("rope_factors_long.weight")
@@ -265,7 +275,9 @@ class _Builder:
         b, g, t = self.b, self.g, self.b.p.n_tokens
         name = f"{prefix}attn_q_norm.weight"
         width = layer.n_head * layer.n_embd_head_k
-        flat = name in b.weights and b.weights[name].ne[0] == width and len(b.weights[name].ne) == 1 and layer.n_head > 1
+        flat = (
+            name in b.weights and b.weights[name].ne[0] == width and len(b.weights[name].ne) == 1 and layer.n_head > 1
+        )
         if not flat:
             return b.qkv(prefix, cur, layer, clamp=b.number("attention.clamp_kqv", 0) > 0)
         q, k, v = (b.linear(f"{prefix}attn_{which}", cur) for which in "qkv")
@@ -274,39 +286,3 @@ class _Builder:
                   (layer.n_embd_head_v, layer.n_head_kv))  # fmt: skip
         q, k, v = (g.view(y, *shape, t, op="RESHAPE") for y, shape in zip((q, k, v), shapes, strict=True))
         return q, k, v
-
-    def _latent_attention(self, il: int, prefix: str, layer: LayerFacts, cur: Tensor) -> Tensor:
-        """Multi-head latent attention (src/models/deepseek2.cpp), with and without absorption."""
-        b, g, t = self.b, self.g, self.b.p.n_tokens
-        assert self.full is not None and self.pos is not None
-        heads, rope_dim = layer.n_head, int(b.number("rope.dimension_count"))
-        rank = int(b.number("attention.kv_lora_rank"))
-        key = int(b.number("attention.key_length_mla") or b.number("attention.key_length"))
-        value = int(b.number("attention.value_length_mla") or b.number("attention.value_length"))
-        nope = key - rope_dim
-        if f"{prefix}attn_q_a.weight" in b.weights:
-            q = b.norm(f"{prefix}attn_q_a_norm", g.matmul(b.need(f"{prefix}attn_q_a.weight"), cur))
-            q = g.matmul(b.need(f"{prefix}attn_q_b.weight"), q)
-        else:
-            q = g.matmul(b.need(f"{prefix}attn_q.weight"), cur)
-        q = g.view(q, key, heads, t, op="RESHAPE")
-        compressed = g.matmul(b.need(f"{prefix}attn_kv_a_mqa.weight"), cur)
-        k_pe = b.rope(g.view(compressed, rope_dim, 1, t), self.pos)
-        latent = b.norm(f"{prefix}attn_kv_a_norm", g.view(compressed, rank, t))
-        wo = b.need(f"{prefix}attn_output.weight")
-        if layer.n_embd_head_v:
-            kv = g.matmul(b.need(f"{prefix}attn_kv_b.weight"), latent)
-            v = g.make("CONT", (value, heads, t), g.view(kv, value, heads, t))
-            q = b.rope(q, self.pos)
-            k = g.make("CONCAT", (key, heads, t), g.view(kv, nope, heads, t),
-                       g.make("REPEAT", (rope_dim, heads, t), k_pe))  # fmt: skip
-            return g.matmul(wo, b.attention(il, self.full, layer, q, k, v))
-        q_pe = b.rope(g.view(q, rope_dim, heads, t), self.pos)
-        q_nope = g.view(g.view(q, nope, heads, t), nope, t, heads, op="PERMUTE")
-        absorbed = g.matmul(b.need(f"{prefix}attn_k_b.weight"), q_nope)
-        absorbed = g.view(absorbed, rank, heads, t, op="PERMUTE")
-        q = g.make("CONCAT", (rank + rope_dim, heads, t), absorbed, q_pe)
-        latent = g.view(latent, rank, 1, t, op="RESHAPE")
-        k = g.make("CONCAT", (rank + rope_dim, 1, t), latent, k_pe)
-        v_mla = b.need(f"{prefix}attn_v_b.weight")
-        return g.matmul(wo, b.attention(il, self.full, layer, q, k, latent, v_mla=v_mla))

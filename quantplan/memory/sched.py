@@ -181,9 +181,7 @@ class _Scheduler:
     def _needs_split(self, node: Tensor, current: int) -> bool:
         return any(src.buffer >= 0 and src.is_weight and src.buffer != current for src in node.srcs)
 
-    def _copy_sources(
-        self, node: Tensor, current: int, inputs: list[Tensor], leafs: list[tuple[Tensor, int]]
-    ) -> None:
+    def _copy_sources(self, node: Tensor, current: int, inputs: list[Tensor], leafs: list[tuple[Tensor, int]]) -> None:
         srcs = list(node.srcs)
         for index, src in enumerate(srcs):
             if self.backend[id(src)] == current or self._where(src) == current:
@@ -211,8 +209,6 @@ def schedule(
     graph: Graph, *, n_backends: int, supports: Supports, op_offload: bool = True, pipeline: bool = False
 ) -> Scheduled:
     """The graph as the scheduler allocates it."""
-    scheduler = _Scheduler(
-        graph, n_backends, supports, op_offload=op_offload, n_copies=N_COPIES if pipeline else 1
-    )
+    scheduler = _Scheduler(graph, n_backends, supports, op_offload=op_offload, n_copies=N_COPIES if pipeline else 1)
     scheduler.assign()
     return scheduler.split()

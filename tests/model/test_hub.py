@@ -260,7 +260,13 @@ def test_a_gguf_of_a_repository_is_chosen_by_quant_or_name(hub: LoopbackHub, tmp
     write_gguf(tmp_path / "m.gguf")
     write_gguf(tmp_path / "s.gguf", split_max_tensors=1)
     one = (tmp_path / "m.gguf").read_bytes()
-    files = {"m-Q4_K_M.gguf": one, "m-Q4_K_S.gguf": one, "mmproj-F16.gguf": b"", "README.md": b""}
+    files = {
+        "config.json": CONFIG,
+        "m-Q4_K_M.gguf": one,
+        "m-Q4_K_S.gguf": one,
+        "mmproj-F16.gguf": b"",
+        "README.md": b"",
+    }
     files |= {f"BF16/m-BF16-{p.name[2:]}": p.read_bytes() for p in tmp_path.glob("s-*.gguf")}
     commit = hub.add("org/m-GGUF", files).commit
     cache = tmp_path / "cache"
