@@ -33,7 +33,6 @@ def make(
     settings = EvalSettings(
         n_chunks=n_chunks, n_threads=host.cpu.n_threads, n_gpu_layers=ALL_LAYERS if tools.backend == "cuda" else 0
     )
-    output.mkdir(parents=True, exist_ok=True)
 
     def plan(file: Path, quant: str) -> Plan | None:
         from quantplan.cli.planning import plan_file

@@ -19,6 +19,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("quantplan.cli.recommend", "The best quantization, context and offload of a model for this host."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
+    "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
+    "doctor": (
+        "quantplan.cli.doctor",
+        "What here would break a plan or slow it down, and the command that mends it.",
+    ),
+    "monitor": ("quantplan.cli.monitor", "Memory, temperature, power and swap while a model serves."),
     "toolchain": ("quantplan.cli.toolchain", "Find or build the llama.cpp tools, and test that they work here."),
 }
 

@@ -17,7 +17,7 @@ from quantplan.cli.options import say
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option("--llama", type=click.Path(path_type=Path), help="Folder of the llama.cpp tools.")
 @click.option("--allow-unvalidated", is_flag=True, help="Serve without a passing gate result; the log says so.")
-@click.option("--prompt", help="Complete this once when the server is up, print the completion and stop.")
+@click.option("--prompt", help="Ask this once when the server is up, print the answer and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document when the server is ready.")
 def command(
     artifact: Path, plan_file: Path | None, port: int, llama: Path | None, allow_unvalidated: bool,
@@ -44,7 +44,7 @@ def command(
         with launch.running_server(tools, settings, unified_per_slot=unified_per_slot(tools), log=_log) as running:
             _tell_ready(running, found, plan, tools, as_json=as_json)
             if prompt is not None:
-                click.echo(launch.complete(running.url, prompt, n_predict=32))
+                click.echo(launch.chat(running.url, prompt, max_tokens=64))
                 return
             status = running.child.wait()
             raise ToolFailed(step="serve", argv=running.argv, returncode=status, last_lines=())

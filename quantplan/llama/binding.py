@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from pathlib import Path
@@ -33,6 +34,4 @@ def load_bindings(tools: Toolchain) -> ModuleType:
     if importlib.util.find_spec("llama_cpp") is None:
         raise ToolMissing(tool="llama-cpp-python", why="is not installed")
     os.environ[LIBRARY_VARIABLE] = str(tools.library_folder)
-    import llama_cpp
-
-    return llama_cpp  # type: ignore[no-any-return]
+    return importlib.import_module("llama_cpp")

@@ -111,9 +111,7 @@ def peak_bytes(what: Sequence[Event], sizes: Sequence[int], n_buffers: int) -> l
     for buffer, slot, parent in what:
         blocks = free[buffer]
         if slot < 0:
-            slot = ~slot
-            if sizes[slot]:
-                _give_back(blocks, offsets[slot], sizes[slot])
+            _give_back(blocks, offsets[~slot], sizes[~slot])
         elif parent >= 0:
             offsets[slot] = offsets[parent]
             if sizes[parent] > sizes[slot]:
@@ -132,20 +130,21 @@ def peak_bytes(what: Sequence[Event], sizes: Sequence[int], n_buffers: int) -> l
             block[1] -= size
             if block[1] == 0:
                 del blocks[best]
-            if offset + size > peak[buffer]:
-                peak[buffer] = offset + size
+            peak[buffer] = max(peak[buffer], offset + size)
     return peak
 
 
 def _give_back(blocks: list[list[int]], offset: int, size: int) -> None:
-    """Frees a range: merged with the block before or after it, else a block of its own."""
+    """Frees a range: merged with the block before or after it, else a block of its own.
+
+    Only one neighbour is looked for first, so that an empty block keeps two others apart, as in the engine.
+    """
     end = offset + size
     for index, block in enumerate(blocks):
         if block[0] + block[1] == offset:
             block[1] += size
-            following = blocks[index + 1] if index + 1 < len(blocks) else None
-            if following is not None and end == following[0]:
-                block[1] += following[1]
+            if index + 1 < len(blocks) and end == blocks[index + 1][0]:
+                block[1] += blocks[index + 1][1]
                 del blocks[index + 1]
             return
         if block[0] == end:

@@ -1,56 +1,14 @@
-"""The parts that graphs are made of: norms, attention, feed-forward, experts (src/llama-graph.cpp, llama.cpp 0c1e570)."""
+"""The parts that graphs are made of: norms, attention, feed-forward (src/llama-graph.cpp, llama.cpp 0c1e570)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from quantplan.memory.graph import Graph, Tensor
+from quantplan.memory.graph_params import MASK_F16, MASK_F32, AttnInput, GraphParams, Weight
 from quantplan.model.facts import LayerFacts
 
-MASK_F16, MASK_F32 = 2, 4  # bytes a mask element with and without flash attention
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
-    """One tensor of the model as the graph sees it: its shape, its bytes and the backend that holds it."""
-
-    ne: tuple[int, ...]
-    nbytes: int
-    backend: int
-    extra: int = 0  # what a GPU allocates beyond nbytes for a copy of it
-    kind: str = "f32"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraphParams:
-    """One reservation: what ubatch the graph is built for, and over which caches."""
-
-    n_tokens: int
-    n_seqs: int
-    n_outputs: int
-    n_kv: int  # cells a stream of the full cache
-    n_kv_swa: int
-    n_stream: int  # streams the attention is split into: 1 when unified
-    flash_attn: bool
-    type_k: str
-    type_v: str
-    n_rs: int  # slots of the recurrent state
-    rotates_k: bool
-    rotates_v: bool
-    kv_elements: Mapping[str, tuple[int, int]]  # type name -> (block size, block bytes)
-
-
-@dataclass(slots=True)
-class AttnInput:
-    """The inputs of one attention cache: positions of the new rows, mask, rotations."""
-
-    k_idxs: Tensor
-    v_idxs: Tensor
-    mask: Tensor
-    n_kv: int
-    k_rot: Tensor | None
-    v_rot: Tensor | None
+__all__ = ["AttnInput", "Blocks", "GraphParams", "Weight"]
 
 
 class Blocks:
@@ -103,7 +61,7 @@ class Blocks:
     def norm(self, name: str, x: Tensor, *, rms: bool = True) -> Tensor:
         """build_norm: the normalization, its weight and its bias; x itself passes when only those are missing."""
         y = self.g.like("RMS_NORM" if rms else "NORM", x)
-        weight, bias = self.w(f"{name}.weight"), self.w(f"{name}.bias")
+        weight, bias = self.w(f"{name}.weight") or self.w(name), self.w(f"{name}.bias")
         if weight is not None:
             y = self.g.like("MUL", y, weight)
         return y if bias is None else self.g.like("ADD", y, bias)
@@ -193,7 +151,7 @@ class Blocks:
             self._made[name] = self.g.held(ne, nbytes, buffer=backend, weight=False)
         return self._made[name]
 
-    def attention(
+    def attention(  # noqa: PLR0913 - as many as build_attn has
         self,
         il: int,
         inp: AttnInput,
@@ -207,7 +165,6 @@ class Blocks:
         sinks: Tensor | None = None,
         softcap: bool = False,
         v_mla: Tensor | None = None,
-        kq_extra: int = 0,
     ) -> Tensor:
         """build_attn without the output projection. `owner` is the layer whose cache is used; `v` None: MLA."""
         g, p = self.g, self.p
@@ -298,7 +255,9 @@ class Blocks:
             kqv = g.matmul(v_mla, kqv)
             dv = kqv.ne[0]
         merged = g.view(kqv, dv, heads, t, s, op="PERMUTE")
-        return g.expand(g.make("CONT", (dv * heads, t * s), merged))
+        out = g.make("CONT", (dv * heads, t * s), merged)
+        out.backend = p.pin_attention
+        return g.expand(out)
 
     def _flash_extra(self, nbytes: int, layer: LayerFacts, inp: AttnInput, v_is_k: bool) -> int:
         """ggml-cuda/fattn.cu: the tensor-core kernels read f16; other types are converted into the same buffer."""

@@ -27,7 +27,8 @@ class Tensor:
         self, op: str, ne: tuple[int, ...], nbytes: int, srcs: tuple[Tensor, ...] = (), view_src: Tensor | None = None
     ) -> None:
         self.op, self.ne, self.nbytes, self.srcs = op, ne, nbytes, srcs
-        self.view_src = view_src.view_src or view_src if view_src is not None else None
+        root: Tensor | None = view_src.view_src if view_src is not None else None
+        self.view_src: Tensor | None = root if root is not None else view_src
         self.buffer = -1  # the backend whose buffer holds it from the start (weights, caches)
         self.backend = -1  # user-assigned backend
         self.is_input = self.is_output = self.is_weight = False
@@ -99,8 +100,12 @@ class Graph:
 
     @staticmethod
     def view(source: Tensor, *ne: int, op: str = "VIEW") -> Tensor:
-        """A view, reshape, permutation or transposition: no memory of its own."""
-        tensor = Tensor(op, ne, source.nbytes, (source,), source)
+        """A view, reshape, permutation or transposition: no memory of its own, but the bytes it spans if copied."""
+        own, whole = _product(ne), _product(source.ne)
+        nbytes = source.nbytes
+        if op == "VIEW" and own < whole:
+            nbytes = _span(source, ne, own, whole)
+        tensor = Tensor(op, ne, nbytes, (source,), source)
         tensor.kind = source.kind
         return tensor
 
@@ -128,3 +133,11 @@ def _product(numbers: Iterable[int]) -> int:
     for number in numbers:
         result *= number
     return result
+
+
+def _span(source: Tensor, ne: tuple[int, ...], own: int, whole: int) -> int:
+    """Bytes from a view's first to its last element: a cut through every row of its source, or fewer rows."""
+    rows = _product(source.ne[1:])
+    if rows and rows in (_product(ne[1:]), _product(ne[2:])):
+        return source.nbytes - (whole - own) * source.nbytes // whole // rows
+    return source.nbytes * own // whole if whole else 0

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantplan.memory.blocks import AttnInput, Blocks
+from quantplan.memory.delta_net import ARCHITECTURES as DELTA_NETS
+from quantplan.memory.delta_net import delta_net, gated_attention
 from quantplan.memory.graph import Graph, Tensor
+from quantplan.memory.latent import latent_attention
 from quantplan.memory.mixture import moe_ffn
 from quantplan.memory.recurrent import StateInput, mamba, mamba2, shortconv, state_input
 from quantplan.model.facts import LayerFacts
@@ -29,6 +32,11 @@ _NORM_AFTER_ROPE = frozenset({"hunyuan-dense", "hunyuan-moe", "hunyuan_vl"})
 _UNGATED = {"nemotron": "relu_sqr", "nemotron_h": "relu_sqr", "arcee": "relu_sqr", "jais2": "relu_sqr",
             "apertus": "relu_sqr"}  # fmt: skip
 _PARALLEL = frozenset({"command-r", "cohere2", "cohere2moe", "phi2", "falcon", "plamo", "gptj"})
+# The rows that are output are picked after the last layer, not inside it.
+_ROWS_BEFORE_NORM = frozenset({"gpt-oss", "gemma3n", "hrm_text", "hy_v4", "kimi-k3", "step35"})
+_ROWS_AFTER_NORM = frozenset({"gemma4", "cohere2moe", "hy_v3", "qwen3next", "qwen35", "qwen35moe", "nemotron_h",
+                              "nemotron_h_moe", "bailingmoe3"})  # fmt: skip
+_OUTPUT_ROWS_LAST = _ROWS_BEFORE_NORM | _ROWS_AFTER_NORM
 _LOGIT_SCALED = frozenset({"command-r", "cohere2", "cohere2moe", "granite", "granitemoe", "granitehybrid", "minicpm"})
 
 
@@ -56,21 +64,28 @@ class _Builder:
         self.full: AttnInput | None = None
         self.swa: AttnInput | None = None
         self.state: StateInput | None = None
-        self.out_ids: Tensor | None = None
+        self.out_ids = self.g.input(b.p.n_outputs, kind="i32")
 
     def run(self) -> None:
         b, g, p = self.b, self.g, self.b.p
         x = b.inp_embd(scaled=b.number("embedding_scale", 0) != 0)
         if b.arch in _SCALED_EMBEDDING:
             x = b.scale(x)
-        if "token_embd_norm.weight" in b.weights:
+        if "token_embd_norm.weight" in b.weights and "output_norm.weight" in b.weights:
             x = b.norm("token_embd_norm", x, rms=self.rms)
         self._inputs()
         if "position_embd.weight" in b.weights and self.pos is not None:
             x = b.add(x, g.make("GET_ROWS", x.ne, b.need("position_embd.weight"), self.pos))
         for il in self.net.build:
             x = self._layer(il, x, last=il == self.net.build[-1])
+        if b.arch in _ROWS_BEFORE_NORM:
+            x.is_output = b.arch in ("gpt-oss", "step35")  # t_h_nextn
+            x = g.make("GET_ROWS", (x.ne[0], p.n_outputs), x, self.out_ids)
         x = b.norm("output_norm" if "output_norm.weight" in b.weights else "token_embd_norm", x, rms=self.rms)
+        x.is_output = True  # t_embd, t_h_nextn
+        if b.arch in _ROWS_AFTER_NORM:
+            x = g.make("GET_ROWS", (x.ne[0], p.n_outputs), x, self.out_ids)
+            x.is_output = True
         head = "output" if "output.weight" in b.weights else "token_embd"
         x = g.matmul(b.need("output.weight") if head == "output" else b.tied_head(), x)
         bias = b.w("output.bias")
@@ -80,15 +95,14 @@ class _Builder:
             x = b.scale(x)
         if b.number("final_logit_softcapping", 0):
             x = b.scale(b.unary(b.scale(x)))
+        x.is_output = True
         g.expand(x)
-        _ = p
 
     def _inputs(self) -> None:
         b, g, p = self.b, self.g, self.b.p
         layers = self.net.layers
         n_pos = 4 if b.meta.get(f"{b.arch}.rope.dimension_sections") is not None else 1
         self.pos = g.input(p.n_tokens * n_pos, kind="i32")
-        self.out_ids = g.input(p.n_outputs, kind="i32")
         widest = max((x.n_embd_head_v * x.n_head_kv for x in layers), default=0)
         if any(x.n_embd_r or x.n_embd_s for x in layers):
             self.state = state_input(b)
@@ -123,7 +137,7 @@ class _Builder:
                                            and b.arch in ("stablelm", "gptneox"))  # fmt: skip
         if b.arch == "falcon-h1":
             residual = g.like("ADD", cur, residual)
-        if last and self.out_ids is not None:
+        if last and b.arch not in _OUTPUT_ROWS_LAST:
             cur = g.make("GET_ROWS", (cur.ne[0], b.p.n_outputs), cur, self.out_ids)
             residual = g.make("GET_ROWS", (residual.ne[0], b.p.n_outputs), residual, self.out_ids)
             if parallel:
@@ -145,7 +159,10 @@ class _Builder:
     def _post_norm_is_ffn_norm(self, prefix: str) -> bool:
         """gpt-oss, GLM-4.5, Seed-OSS, Qwen3-Next: the only other norm of the layer comes before the feed-forward."""
         weights = self.b.weights
-        return f"{prefix}ffn_norm.weight" not in weights and f"{prefix}attn_norm.weight" in weights
+        ffn_norm = f"{prefix}ffn_norm"
+        return (
+            ffn_norm not in weights and f"{ffn_norm}.weight" not in weights and f"{prefix}attn_norm.weight" in weights
+        )
 
     def _parallel(self, prefix: str, il: int, cur: Tensor, residual: Tensor, normed: Tensor) -> Tensor:
         """Attention and feed-forward side by side on the same normed input."""
@@ -161,9 +178,10 @@ class _Builder:
     def _feed_forward(self, il: int, prefix: str, x: Tensor) -> Tensor:
         b, g = self.b, self.g
         norm = f"{prefix}ffn_norm"
-        if f"{norm}.weight" not in b.weights and self._post_norm_is_ffn_norm(prefix):
+        if f"{norm}.weight" not in b.weights and norm not in b.weights and self._post_norm_is_ffn_norm(prefix):
             norm = f"{prefix}post_attention_norm"
-        cur = b.norm(norm, x, rms=self.rms) if f"{norm}.weight" in b.weights or b.arch == "olmo" else x
+        has_norm = f"{norm}.weight" in b.weights or norm in b.weights or b.arch == "olmo"
+        cur = b.norm(norm, x, rms=self.rms) if has_norm else x
         cur = self._ffn(il, prefix, cur)
         if f"{prefix}post_ffw_norm.weight" in b.weights:
             cur = b.norm(f"{prefix}post_ffw_norm", cur, rms=self.rms)
@@ -200,6 +218,10 @@ class _Builder:
         if b.arch == "falcon-h1" and state is not None:
             attn = self._attention(il, prefix, layer, cur)
             return g.like("ADD", attn, mamba2(b, il, prefix, b.norm(f"{prefix}attn_norm", x), state))
+        if b.arch in DELTA_NETS and self.full is not None and state is not None and self.pos is not None:
+            if layer.n_embd_s:
+                return delta_net(b, il, prefix, cur, state)
+            return gated_attention(b, il, prefix, cur, layer, self.full, self.pos)
         if state is not None and (layer.n_embd_r or layer.n_embd_s):
             if b.arch in ("lfm2", "lfm2moe"):
                 return shortconv(b, il, prefix, cur, state)
@@ -207,29 +229,18 @@ class _Builder:
         if layer.n_head_kv == 0 and f"{prefix}attn_q.weight" not in b.weights:
             return cur
         if f"{prefix}attn_kv_a_mqa.weight" in b.weights:
-            return self._latent_attention(il, prefix, layer, cur)
+            assert self.full is not None and self.pos is not None
+            return latent_attention(b, il, prefix, cur, layer, self.full, self.pos)
         return self._attention(il, prefix, layer, cur)
 
     def _attention(self, il: int, prefix: str, layer: LayerFacts, cur: Tensor) -> Tensor:
-        b, g = self.b, self.g
+        b = self.b
         assert self.full is not None and self.pos is not None
         inp = self.swa if layer.is_swa and self.swa is not None else self.full
         q, k, v = self._qkv(prefix, layer, cur)
         rope = b.arch not in _NO_ROPE and not (b.arch in _ROPE_IN_WINDOW_ONLY and self.swa and not layer.is_swa)
         rope = rope and not (b.arch == "smollm3" and (il + 1) % 4 == 0) and b.arch != "granitehybrid"
-        late = b.arch in _NORM_AFTER_ROPE
-        sides = []
-        for which, part in (("q", q), ("k", k)):
-            name = f"{prefix}attn_{which}_norm"
-            has_norm = f"{name}.weight" in b.weights and not self._flat_norm(name, part)
-            if has_norm and not late:
-                part = b.norm(name, part, rms=self.rms)
-            if rope:
-                part = b.rope(part, self.pos, self._rope_factors())
-            if has_norm and late:
-                part = b.norm(name, part, rms=self.rms)
-            sides.append(part)
-        q, k = sides
+        q, k = (self._side(f"{prefix}attn_{which}_norm", part, rope=rope) for which, part in (("q", q), ("k", k)))
         if b.arch in _SCALED_QUERY:
             q = b.scale(q)
         sinks = b.w(f"{prefix}attn_sinks.weight")
@@ -240,6 +251,18 @@ class _Builder:
             softcap=b.number("attn_logit_softcapping", 0) != 0,
         )  # fmt: skip
         return b.linear(f"{prefix}attn_output", out)
+
+    def _side(self, name: str, part: Tensor, *, rope: bool) -> Tensor:
+        """Norm and rotation of queries or keys, in the architecture's order."""
+        b = self.b
+        assert self.pos is not None
+        has_norm = f"{name}.weight" in b.weights and not self._flat_norm(name, part)
+        late = b.arch in _NORM_AFTER_ROPE
+        if has_norm and not late:
+            part = b.norm(name, part, rms=self.rms)
+        if rope:
+            part = b.rope(part, self.pos, self._rope_factors())
+        return b.norm(name, part, rms=self.rms) if has_norm and late else part
 
     def _rope_factors(self) -> Tensor | None:
         return self.b.w("rope_freqs.weight") or self.b.w("rope_factors_long.weight")
@@ -252,7 +275,9 @@ class _Builder:
         b, g, t = self.b, self.g, self.b.p.n_tokens
         name = f"{prefix}attn_q_norm.weight"
         width = layer.n_head * layer.n_embd_head_k
-        flat = name in b.weights and b.weights[name].ne[0] == width and len(b.weights[name].ne) == 1 and layer.n_head > 1
+        flat = (
+            name in b.weights and b.weights[name].ne[0] == width and len(b.weights[name].ne) == 1 and layer.n_head > 1
+        )
         if not flat:
             return b.qkv(prefix, cur, layer, clamp=b.number("attention.clamp_kqv", 0) > 0)
         q, k, v = (b.linear(f"{prefix}attn_{which}", cur) for which in "qkv")
@@ -261,39 +286,3 @@ class _Builder:
                   (layer.n_embd_head_v, layer.n_head_kv))  # fmt: skip
         q, k, v = (g.view(y, *shape, t, op="RESHAPE") for y, shape in zip((q, k, v), shapes, strict=True))
         return q, k, v
-
-    def _latent_attention(self, il: int, prefix: str, layer: LayerFacts, cur: Tensor) -> Tensor:
-        """Multi-head latent attention (src/models/deepseek2.cpp), with and without absorption."""
-        b, g, t = self.b, self.g, self.b.p.n_tokens
-        assert self.full is not None and self.pos is not None
-        heads, rope_dim = layer.n_head, int(b.number("rope.dimension_count"))
-        rank = int(b.number("attention.kv_lora_rank"))
-        key = int(b.number("attention.key_length_mla") or b.number("attention.key_length"))
-        value = int(b.number("attention.value_length_mla") or b.number("attention.value_length"))
-        nope = key - rope_dim
-        if f"{prefix}attn_q_a.weight" in b.weights:
-            q = b.norm(f"{prefix}attn_q_a_norm", g.matmul(b.need(f"{prefix}attn_q_a.weight"), cur))
-            q = g.matmul(b.need(f"{prefix}attn_q_b.weight"), q)
-        else:
-            q = g.matmul(b.need(f"{prefix}attn_q.weight"), cur)
-        q = g.view(q, key, heads, t, op="RESHAPE")
-        compressed = g.matmul(b.need(f"{prefix}attn_kv_a_mqa.weight"), cur)
-        k_pe = b.rope(g.view(compressed, rope_dim, 1, t), self.pos)
-        latent = b.norm(f"{prefix}attn_kv_a_norm", g.view(compressed, rank, t))
-        wo = b.need(f"{prefix}attn_output.weight")
-        if layer.n_embd_head_v:
-            kv = g.matmul(b.need(f"{prefix}attn_kv_b.weight"), latent)
-            v = g.make("CONT", (value, heads, t), g.view(kv, value, heads, t))
-            q = b.rope(q, self.pos)
-            k = g.make("CONCAT", (key, heads, t), g.view(kv, nope, heads, t),
-                       g.make("REPEAT", (rope_dim, heads, t), k_pe))  # fmt: skip
-            return g.matmul(wo, b.attention(il, self.full, layer, q, k, v))
-        q_pe = b.rope(g.view(q, rope_dim, heads, t), self.pos)
-        q_nope = g.view(g.view(q, nope, heads, t), nope, t, heads, op="PERMUTE")
-        absorbed = g.matmul(b.need(f"{prefix}attn_k_b.weight"), q_nope)
-        absorbed = g.view(absorbed, rank, heads, t, op="PERMUTE")
-        q = g.make("CONCAT", (rank + rope_dim, heads, t), absorbed, q_pe)
-        latent = g.view(latent, rank, 1, t, op="RESHAPE")
-        k = g.make("CONCAT", (rank + rope_dim, 1, t), latent, k_pe)
-        v_mla = b.need(f"{prefix}attn_v_b.weight")
-        return g.matmul(wo, b.attention(il, self.full, layer, q, k, latent, v_mla=v_mla))

@@ -25,7 +25,8 @@ def state_input(b: Blocks) -> StateInput:
     )
 
 
-def _state(b: Blocks, il: int, which: str, n_embd: int) -> Tensor:
+def state_cache(b: Blocks, il: int, which: str, n_embd: int) -> Tensor:
+    """The cache of one layer: "r" for the convolution, "s" for the recurrence."""
     name = f"state_{which}_l{il}"
     return b.held_cache(name, (n_embd, b.p.n_rs), n_embd * b.p.n_rs * F32, b.cache_backends[il])
 
@@ -36,7 +37,7 @@ def build_rs(
     """build_rs: clears, gathers and copies the states of this batch's sequences."""
     g, size = b.g, cache.ne[0]
     states = g.view(cache, size, cache.ne[1], op="RESHAPE")
-    zero = g.view(states, 0)
+    zero = g.view(states, size)
     g.expand(g.into("SCALE", zero, zero))
     out = rows(states, inp.main) if rows is not None else g.make("GET_ROWS", (size, b.p.n_seqs), states, inp.main)
     g.expand(out)
@@ -47,7 +48,8 @@ def build_rs(
     return out
 
 
-def _save(b: Blocks, cache: Tensor, source: Tensor, *ne: int) -> None:
+def save_state(b: Blocks, cache: Tensor, source: Tensor, *ne: int) -> None:
+    """Copies the batch's new state into the cache."""
     target = b.g.view(cache, *ne)
     b.g.expand(b.g.into("CPY", target, source, target))
 
@@ -61,10 +63,10 @@ def shortconv(b: Blocks, il: int, prefix: str, x: Tensor, inp: StateInput) -> Te
     chunk = (bcx.ne[0] // 3, t, seqs)
     gate_b, gate_c, value = (g.view(bcx, *chunk) for _ in range(3))
     bx = g.view(g.make("MUL", chunk, gate_b, value), t, n_embd, seqs, op="TRANSPOSE")
-    cache = _state(b, il, "r", n_embd * d_conv)
+    cache = state_cache(b, il, "r", n_embd * d_conv)
     conv = g.view(build_rs(b, inp, cache), d_conv, n_embd, seqs, op="RESHAPE")
     bx = g.make("CONCAT", (d_conv + t, n_embd, seqs), conv, bx)
-    _save(b, cache, g.view(bx, d_conv, n_embd, seqs), d_conv * n_embd, seqs)
+    save_state(b, cache, g.view(bx, d_conv, n_embd, seqs), d_conv * n_embd, seqs)
     out = g.make("SSM_CONV", (n_embd, t, seqs), bx, b.need(f"{prefix}shortconv.conv.weight"))
     y = g.matmul(b.need(f"{prefix}shortconv.out_proj.weight"), g.make("MUL", chunk, gate_c, out))
     return g.view(y, y.ne[0], t * seqs, op="RESHAPE")
@@ -121,19 +123,17 @@ def mamba2(b: Blocks, il: int, prefix: str, x: Tensor, inp: StateInput) -> Tenso
 
 def _lazy_state(b: Blocks, il: int, inp: StateInput, size: int) -> tuple[Tensor, Tensor]:
     """The convolution's state, gathered before anything else of the layer."""
-    cache = _state(b, il, "r", size)
+    cache = state_cache(b, il, "r", size)
     return cache, build_rs(b, inp, cache)
 
 
-def _conv_with(
-    b: Blocks, il: int, prefix: str, x: Tensor, state: tuple[Tensor, Tensor], width: int
-) -> Tensor:
+def _conv_with(b: Blocks, il: int, prefix: str, x: Tensor, state: tuple[Tensor, Tensor], width: int) -> Tensor:
     g, seqs = b.g, b.p.n_seqs
     t, d_conv = b.p.n_tokens // seqs, int(b.number("ssm.conv_kernel"))
     cache, rows = state
     conv = g.view(rows, d_conv - 1, width, seqs, op="RESHAPE")
     conv_x = g.make("CONCAT", (d_conv - 1 + t, width, seqs), conv, g.view(x, t, width, seqs, op="TRANSPOSE"))
-    _save(b, cache, g.view(conv_x, d_conv - 1, width, seqs), (d_conv - 1) * width, seqs)
+    save_state(b, cache, g.view(conv_x, d_conv - 1, width, seqs), (d_conv - 1) * width, seqs)
     y = g.make("SSM_CONV", (width, t, seqs), conv_x, b.need(f"{prefix}ssm_conv1d.weight"))
     bias = b.w(f"{prefix}ssm_conv1d.bias")
     return b.unary(y if bias is None else b.add(y, bias))
@@ -148,7 +148,7 @@ def _scan(
     state, head_dim, n_head = shape
     n_state = state * head_dim * n_head
     a = b.need(f"{prefix}ssm_a")
-    cache = _state(b, il, "s", n_state)
+    cache = state_cache(b, il, "s", n_state)
     n_out = head_dim * n_head * b.p.n_tokens
 
     def rows(states: Tensor, ids: Tensor) -> Tensor:
@@ -156,5 +156,5 @@ def _scan(
         return g.make("SSM_SCAN", (n_out + n_state * seqs,), ssm, xs, dt, a, bb, cc, ids)
 
     y = build_rs(b, inp, cache, rows)
-    _save(b, cache, g.view(y, n_state, seqs), n_state, seqs)
+    save_state(b, cache, g.view(y, n_state, seqs), n_state, seqs)
     return y

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -10,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantplan.artifact.plan_file import Plan, write_plan
-from quantplan.artifact.receipt import FileEntry, Receipt, StepEntry, read_receipt, write_atomically, write_receipt
-from quantplan.artifact.results import Result, Verdict, newest_result, write_result
+from quantplan.artifact.plan_file import Plan
+from quantplan.artifact.receipt import FileEntry, Receipt, StepEntry, read_receipt
+from quantplan.artifact.results import Result, Verdict, newest_result
 from quantplan.errors import BadArtifact, NoDiskSpace
 from quantplan.llama import commands, output
 from quantplan.llama.process import Runner, run_tool
@@ -21,6 +20,7 @@ from quantplan.pipeline import evaluate, gate, logits
 from quantplan.pipeline.card import model_card
 from quantplan.pipeline.evaluate import Corpus
 from quantplan.pipeline.gate import Judgement, Scores
+from quantplan.pipeline.layout import Contents, engine_entry, lay_out, source_entry
 from quantplan.pipeline.record import Record
 from quantplan.pipeline.source import Source
 from quantplan.pipeline.steps import PARTIAL, Step, Tell, run_step, shown, verify_gguf
@@ -78,9 +78,9 @@ def build(request: BuildRequest, *, tell: Tell, run: Runner = run_tool) -> tuple
 
     Finished steps are not repeated. Raises NoDiskSpace before any work, ToolFailed naming the step that failed.
     """
+    _check_space(request)
     folder = request.output / ".work" / request.source.name
     folder.mkdir(parents=True, exist_ok=True)
-    _check_space(request)
     work = _Work(request=request, folder=folder, record=Record(folder / "run.json"), run=run, tell=tell)
     steps = [_convert(work)]
     quants = dict.fromkeys(quant for quant in (BASELINE, *request.quants) if quant != "BF16")
@@ -90,7 +90,7 @@ def build(request: BuildRequest, *, tell: Tell, run: Runner = run_tool) -> tuple
         judged, evaluations, texts = _evaluate(work, tuple(quants), request.quants)
         for quant in request.quants:
             own = (*steps, *([entries[quant]] if quant in entries else []), *evaluations[quant])
-            ready[quant] = _lay_out(work, quant, judged[quant], own, texts)
+            ready[quant] = _finish(work, quant, judged[quant], own, texts)
     if request.clean:
         shutil.rmtree(folder)
     return tuple(built for built in ready.values() if built is not None)
@@ -105,7 +105,8 @@ def _check_space(request: BuildRequest) -> None:
     n_models = 1 + len(set(request.quants) | {BASELINE})
     need = weights + (n_models - 1) * weights * 17 // 32 + 2 * scores
     made = sum(path.stat().st_size for path in (request.output / ".work" / request.source.name).glob("*.gguf"))
-    free = shutil.disk_usage(request.output).free
+    there = next(path for path in (request.output, *request.output.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free < need - made:
         raise NoDiskSpace(path=request.output, need_bytes=need - made, free_bytes=free)
 
@@ -241,75 +242,32 @@ def _compare(reference: evaluate.Scored, artifact: evaluate.Scored) -> Scores:
     return gate.reduce_scores(tokens)
 
 
-def _lay_out(
+def _finish(
     work: _Work, quant: str, judgement: Judgement, steps: tuple[StepEntry, ...], texts: tuple[FileEntry, ...]
 ) -> Built:
-    """The artifact folder, made beside its final name and renamed there whole. One that is there and holds the same
-    file keeps its receipt and gets one more result; another one is set aside, never overwritten."""
-    request = work.request
+    request, source = work.request, work.request.source
     model = work.gguf(quant)
     file = work.record.entry(model)
+    engine = engine_entry(request.tools)
     final = request.output / f"{work.name}-{quant}"
-    result = Result(
-        artifact_sha256=file.sha256, policy=gate.POLICY, verdict=judgement.verdict, metrics=judgement.metrics,
-        tool={**_engine(request.tools), "settings": _told_settings(request.settings)}, host=request.host,
+    contents = Contents(
+        receipt=Receipt(
+            files=(file,), quant=quant, tools=engine, steps=steps, texts=texts,
+            source=source_entry(steps[0].inputs, repo=source.repo, revision=source.revision, name=source.name),
+        ),
+        result=Result(
+            artifact_sha256=file.sha256, policy=gate.POLICY, verdict=judgement.verdict, metrics=judgement.metrics,
+            tool={**engine, "settings": _told_settings(request.settings)}, host=request.host,
+        ),
+        plan=request.make_plan(model, quant),
+        card=model_card(
+            name=work.name, quant=quant, base_model=source.repo or source.name, licence=source.licence, file=file,
+            engine=request.tools.build.label, verdict=judgement.verdict, reason=judgement.reason,
+            metrics=judgement.metrics,
+        ),
     )  # fmt: skip
-    if _holds(final, file):
-        write_result(final, "gate", result)
-        return Built(quant=quant, folder=final, file=file, judgement=judgement, fresh=True)
-    partial = final.with_name(f".{final.name}{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _link_or_copy(model, partial / model.name)
-    source = request.source
-    origin = {"repo": source.repo, "revision": source.revision, "name": source.name, "files": [
-        {"name": entry.name, "sha256": entry.sha256, "bytes": entry.bytes} for entry in steps[0].inputs
-    ]}  # fmt: skip
-    receipt = Receipt(files=(file,), quant=quant, source=origin, tools=_engine(request.tools), steps=steps, texts=texts)
-    write_receipt(partial, receipt)
-    write_result(partial, "gate", result)
-    plan = request.make_plan(model, quant)
-    if plan is not None:
-        write_plan(partial / "plan.json", plan)
-    card = model_card(
-        name=work.name, quant=quant, base_model=source.repo or source.name, licence=source.licence, file=file,
-        engine=request.tools.build.label, verdict=judgement.verdict, reason=judgement.reason,
-        metrics=judgement.metrics,
-    )  # fmt: skip
-    write_atomically(partial / "README.md", card)
-    if final.exists():
-        final.rename(_set_aside(final))
-    partial.rename(final)
+    lay_out(model, final, contents)
     return Built(quant=quant, folder=final, file=file, judgement=judgement, fresh=True)
-
-
-def _engine(tools: Toolchain) -> dict[str, Any]:
-    engine = tools.engine()
-    return {"tool": engine.tool, "version": engine.version, "commit": engine.commit,
-            "sdist_sha256": engine.sdist_sha256, "options": list(engine.options)}  # fmt: skip
-
-
-def _holds(folder: Path, file: FileEntry) -> bool:
-    """Whether an artifact folder is there whose receipt and GGUF are this very file."""
-    try:
-        known = read_receipt(folder).model_file
-        return known.sha256 == file.sha256 and (folder / known.name).stat().st_size == known.bytes
-    except (BadArtifact, OSError):
-        return False
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _set_aside(final: Path) -> Path:
-    n = 1
-    while (aside := final.with_name(f"{final.name}.old-{n}")).exists():
-        n += 1
-    return aside
 
 
 def passed(built: tuple[Built, ...]) -> Verdict:

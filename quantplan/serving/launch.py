@@ -161,10 +161,18 @@ def healthy(url: str) -> bool:
         return False
 
 
-def complete(url: str, prompt: str, *, n_predict: int, timeout_s: float = 120.0) -> str:
-    """One greedy completion: the plainest proof that the served model answers."""
-    body = json.dumps({"prompt": prompt, "n_predict": n_predict, "temperature": 0, "cache_prompt": False}).encode()
-    request = urllib.request.Request(f"{url}/completion", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-        told = json.loads(answer.read())
-    return str(told["content"])
+def chat(url: str, message: str, *, max_tokens: int, timeout_s: float = 120.0) -> str:
+    """One greedy answer through the model's chat template: the plainest proof that the served model answers.
+
+    Raises ToolFailed with the server's words when it refuses.
+    """
+    told = {"messages": [{"role": "user", "content": message}], "max_tokens": max_tokens, "temperature": 0}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(told).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return str(json.loads(answer.read())["choices"][0]["message"]["content"])
+    except urllib.error.HTTPError as error:
+        said = error.read().decode("utf-8", errors="replace")
+        raise ToolFailed(step="complete", argv=("llama-server",), returncode=error.code, last_lines=(said,)) from error

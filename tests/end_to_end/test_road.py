@@ -20,7 +20,7 @@ import pytest
 from quantplan.places import data_file
 
 QUANTPLAN = shutil.which("quantplan", path=str(Path(sys.executable).parent)) or "quantplan"
-PROMPT = "<|user|>What is 12 + 7?"
+PROMPT = "The next day "
 pytestmark = [pytest.mark.tools, pytest.mark.build]
 
 
