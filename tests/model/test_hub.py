@@ -141,14 +141,31 @@ def test_what_passes_is_tried_again_and_what_does_not_is_told(hub: LoopbackHub, 
         client.read("org/model", "main", "other.json", max_bytes=5)
 
 
-def test_an_answer_that_is_no_model_is_told(hub: LoopbackHub) -> None:
-    hub.add("org/model", {})
-    hub.repositories["org/model"].commit = "not-a-commit"
-    with pytest.raises(errors.HubFailed, match="without a commit"):
+NO_MODELS = [
+    b"", b"{", b"[]", b"3", b"null", b'"x"', b"{}", b"\xff", b'{"id":"a/b"}', b'{"id":"a/b","sha":"main"}',
+    b'{"id":"a/b","sha":"%s","siblings":3}' % (b"a" * 40), b'{"id":"a/b","sha":"%s","siblings":[3]}' % (b"a" * 40),
+    b'{"id":"a/b","sha":"%s","siblings":[{}]}' % (b"a" * 40), b'{"id":"a/b","sha":"%s","lastModified":3}' % (b"a" * 40),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", NO_MODELS)
+def test_an_answer_that_is_no_model_is_told(body: bytes, hub: LoopbackHub) -> None:
+    hub.fail("/api/", status=200, body=body)
+    with pytest.raises(errors.HubFailed, match=r"server answered 200 \((without a commit|with something else)"):
         Hub(endpoint=hub.url).repository("org/model")
-    hub.fail("/api/", status=200, times=1)
-    with pytest.raises(errors.HubFailed, match="something else than a model's description"):
-        Hub(endpoint=hub.url).repository("org/model")
+
+
+def test_names_that_leave_the_repository_are_not_listed(hub: LoopbackHub) -> None:
+    hub.add("org/model", {"config.json": CONFIG, "../config.json": CONFIG, "/etc/passwd": b"", "a\x1b.gguf": b""})
+    assert [file.name for file in Hub(endpoint=hub.url).repository("org/model").files] == ["config.json"]
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "ftp://x/y", "", "//"])
+def test_redirects_to_nowhere_are_told(location: str, hub: LoopbackHub) -> None:
+    hub.add("org/model", {"config.json": CONFIG})
+    hub.fail("/resolve/", status=302, headers={"Location": location})
+    with pytest.raises(errors.HubError):
+        Hub(endpoint=hub.url).read("org/model", "main", "config.json", max_bytes=100)
 
 
 def test_no_network_answers_as_last_seen_then_from_the_catalog_then_not(hub: LoopbackHub, tmp_path: Path) -> None:
