@@ -114,10 +114,10 @@ def linked_cuda_runtime(folder: Path) -> int | None:
         try:
             with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 found = re.search(rb"libcudart\.so\.(\d+)", data) or re.search(rb"libcublas\.so\.(\d+)", data)
+                if found:
+                    return int(found[1])
         except (OSError, ValueError):
             continue
-        if found:
-            return int(found[1])
     return None
 
 

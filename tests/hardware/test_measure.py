@@ -12,6 +12,7 @@ import pytest
 
 from quantplan.hardware.detect import detect_host
 from quantplan.hardware.facts import CpuFacts, GpuFacts, HostFacts, RamFacts
+from quantplan.hardware.host import host_for
 from quantplan.hardware.measure import (
     CannotMeasure,
     Copy,
@@ -177,3 +178,9 @@ def test_measurements_are_kept_per_machine(tmp_path: Path) -> None:
     assert better.ram.bandwidth_bytes_per_s == 30
     assert (better.gpus[0].bandwidth_bytes_per_s, better.gpus[0].bandwidth_source) == (20, "measured")
     assert better.fingerprint == host.fingerprint
+
+
+def test_the_host_of_a_plan_has_what_was_measured(tmp_path: Path) -> None:
+    assert host_for("rtx4070+64GB").profile == "rtx4070+64GB"
+    here = host_for(None)
+    assert here.fingerprint == detect_host().fingerprint
