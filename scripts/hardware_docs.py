@@ -14,64 +14,15 @@ from quantplan.units import GIB
 
 DOC = Path(__file__).resolve().parent.parent / "docs" / "hardware.md"
 # Cards people ask for; every other card of data/gpus.json is found by its own name without blanks in the same way.
-SHOWN = [
-    "rtx5090",
-    "rtx5080",
-    "rtx5070ti",
-    "rtx5070",
-    "rtx5060ti16gb",
-    "rtx5060",
-    "rtx4090",
-    "rtx4080super",
-    "rtx4070tisuper",
-    "rtx4070super",
-    "rtx4070",
-    "rtx4070mobile",
-    "rtx4060ti16gb",
-    "rtx4060",
-    "rtx3090ti",
-    "rtx3090",
-    "rtx3080",
-    "rtx3060",
-    "gtx1080ti",
-    "rtx2080ti",
-    "rtxa6000",
-    "rtxpro6000",
-    "l4",
-    "a10g",
-    "l40s",
-    "t4",
-    "a100pcie40gb",
-    "a100pcie80gb",
-    "a100sxm440gb",
-    "a100sxm480gb",
-    "h100",
-    "h100nvl94gb",
-    "h200",
-    "b200",
-    "gh200",
-    "p40",
-    "v100sxm232gb",
-    "rx9070xt",
-    "rx7900xtx",
-    "rx6800xt",
-    "mi300x",
-    "mi250x",
-    "strixhalo",
-    "arcb580",
-    "arca770",
-    "m1",
-    "m2max",
-    "m3ultra",
-    "m4",
-    "m4pro",
-    "m4max32core",
-    "m4max40core",
-    "m5",
-    "spark",
-    "orin",
-    "thor",
-]
+SHOWN = (
+    "rtx5090", "rtx5080", "rtx5070ti", "rtx5070", "rtx5060ti16gb", "rtx5060", "rtx4090", "rtx4080super",
+    "rtx4070tisuper", "rtx4070super", "rtx4070", "rtx4070mobile", "rtx4060ti16gb", "rtx4060", "rtx3090ti",
+    "rtx3090", "rtx3080", "rtx3060", "gtx1080ti", "rtx2080ti", "rtxa6000", "rtxpro6000", "l4", "a10g", "l40s",
+    "t4", "a100pcie40gb", "a100pcie80gb", "a100sxm440gb", "a100sxm480gb", "h100", "h100nvl94gb", "h200", "b200",
+    "gh200", "p40", "v100sxm232gb", "rx9070xt", "rx7900xtx", "rx6800xt", "mi300x", "mi250x", "strixhalo",
+    "arcb580", "arca770", "m1", "m2max", "m3ultra", "m4", "m4pro", "m4max32core", "m4max40core", "m5", "spark",
+    "orin", "thor",
+)  # fmt: skip
 
 
 def card_rows() -> list[str]:
@@ -80,10 +31,8 @@ def card_rows() -> list[str]:
     rows = []
     for name in SHOWN:
         spec = find_gpu(name)
-        shared = "up to " * spec.unified
-        rows.append(
-            f"| `{name}` | {spec.name} | {shared}{spec.memory_bytes / GIB:g} GB | {spec.bandwidth_bytes_per_s / 1e9:,.0f} |"
-        )
+        memory = f"{'up to ' * spec.unified}{spec.memory_bytes / GIB:g} GB"
+        rows.append(f"| `{name}` | {spec.name} | {memory} | {spec.bandwidth_bytes_per_s / 1e9:,.0f} |")
     return ["| name | card | memory | GB/s |", "|---|---|---|---|", *rows]
 
 
