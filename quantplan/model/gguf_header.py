@@ -24,7 +24,7 @@ DEFAULT_ALIGNMENT = 32  # ggml/include/gguf.h: GGUF_DEFAULT_ALIGNMENT
 MAX_DIMS = 4  # ggml/include/ggml.h: GGML_MAX_DIMS
 MAX_NAME_BYTES = 63  # ggml/include/ggml.h: GGML_MAX_NAME 64, with its end mark
 
-# Limits of ours. The largest public headers have 0.3 M tokens, 0.6 M merges, 2,500 tensors, 100 keys and 20 MB.
+# Limits of ours; docs/gguf-header.md has them beside the largest headers met.
 MAX_HEADER_BYTES = 256 * MIB
 MAX_TENSORS = 65_536
 MAX_KEYS = 16_384

@@ -6,6 +6,7 @@ From a configuration alone the tensors are derived; with the safetensors headers
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from quantplan.errors import UnsupportedArchitecture
 from quantplan.model.facts import TensorFacts
 from quantplan.model.hf.checkpoint import Matched, SafetensorsTensor, match
 from quantplan.model.hf.config import BadConfig, HfConfig, text_part
-from quantplan.model.hf.families import families
+from quantplan.model.hf.families import Family, families
 from quantplan.model.hf.layout import Layout, Row
 from quantplan.model.hf.metadata import FILE_TYPE_IDS, base_metadata
 from quantplan.model.hf.quantized import FILE_TYPE_IDS as KEPT_IDS
@@ -84,6 +85,21 @@ def header_from_config(
     family = families().get(architecture)
     if family is None:
         raise UnsupportedArchitecture(architecture=architecture, path=path, supported=supported())
+    try:
+        return _header(config, family, tensors=tensors, outtype=outtype, architecture=architecture)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        # a configuration is somebody else's input: whatever is in the wrong form ends here, not in a trace
+        raise BadConfig(key=architecture, why=f"has a value that cannot be read: {str(error)[:120]}") from error
+
+
+def _header(
+    config: Mapping[str, object],
+    family: Family,
+    *,
+    tensors: Sequence[SafetensorsTensor] | None,
+    outtype: str,
+    architecture: str,
+) -> ConvertedHeader:
     fields = HfConfig(config)
     n_block = family.n_block(fields)
     if not 0 < n_block <= 4096:

@@ -8,7 +8,7 @@ from typing import Any
 from quantplan.model.facts import ModelFacts
 from quantplan.model.gguf_header import GgufHeader
 from quantplan.quant.file_size import source_kv_bytes
-from quantplan.quant.presets import ALIASES, PRESETS, PresetRefused, apply_preset
+from quantplan.quant.presets import ALIASES, CHANGED_BY_IMATRIX, PRESETS, PresetRefused, apply_preset
 from quantplan.units import format_size
 
 SHOWN = tuple(name for name in PRESETS if name not in ALIASES)
@@ -19,19 +19,21 @@ def sizes(facts: ModelFacts, header: GgufHeader | None = None) -> dict[str, dict
     kv_bytes = (
         None if header is None else source_kv_bytes(facts.metadata, facts.tensors, data_offset=header.data_offset)
     )
-    return {name: _entry(facts, name, kv_bytes) for name in PRESETS}
+    found = {name: _entry(facts, name, kv_bytes) for name in SHOWN}
+    return {name: found[ALIASES.get(name, name)] for name in PRESETS}
 
 
 def _entry(facts: ModelFacts, preset: str, kv_bytes: int | None) -> dict[str, Any] | None:
     try:
         plain = apply_preset(facts.tensors, facts.metadata, preset, kv_bytes=kv_bytes)
-        guided = apply_preset(facts.tensors, facts.metadata, preset, with_imatrix=True)
     except PresetRefused:
         return None
     entry: dict[str, Any] = dict(plain.to_json())
-    if guided.tensors != plain.tensors:
-        # the file names its imatrix in its metadata, so only the tensors' bytes are known
-        entry["with_imatrix"] = {key: value for key, value in guided.to_json().items() if key != "needs_imatrix"}
+    if preset in CHANGED_BY_IMATRIX:
+        guided = apply_preset(facts.tensors, facts.metadata, preset, with_imatrix=True)
+        if guided.tensors != plain.tensors:
+            # the file names its imatrix in its metadata, so only the tensors' bytes are known
+            entry["with_imatrix"] = {key: value for key, value in guided.to_json().items() if key != "needs_imatrix"}
     if plain.fallbacks:
         entry["fallbacks"] = list(plain.fallbacks)
     if plain.requantized:

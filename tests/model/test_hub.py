@@ -167,6 +167,9 @@ def test_no_network_answers_as_last_seen_then_from_the_catalog_then_not(hub: Loo
     assert answer.warnings[0].endswith("org/other is answered from the catalog")
     with pytest.raises(errors.HubUnreachable, match="no connection"):
         resolve("org/unknown", dead, tmp_path, catalog)
+    like = Catalog(find=lambda name: None, near=lambda name: ["org/other"])
+    with pytest.raises(errors.UnknownModel, match=r"near names: org/other \(hub: http.* no connection"):
+        resolve("org/othr", dead, tmp_path, like)
 
 
 def test_the_catalog_answers_before_the_hub_unless_a_revision_is_asked(hub: LoopbackHub, tmp_path: Path) -> None:

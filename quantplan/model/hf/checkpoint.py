@@ -166,6 +166,8 @@ def _sources(row: Row, here: Mapping[str, Stored]) -> list[str] | None:
     for group in row.sources:
         if group[0].name.replace("{x}", "0") not in here:
             continue
+        if sum(source.n for source in group) > len(here):
+            continue
         names = [name for source in group for name in source.names()]
         if all(name in here for name in names):
             return names

@@ -1,0 +1,199 @@
+"""The engine's own word on a configuration, asked with a model that has no weights.
+
+Two voices: llama-fit-params, which sizes without allocating, for what it can express; and a real llama-server start,
+for the rest. Each result names its voice by `reserve` and carries the build that said it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantplan.errors import QuantplanError, ToolFailed, ToolMissing
+from quantplan.llama import measuring
+from quantplan.llama.output import BufferLine, parse_buffers
+from quantplan.llama.process import Runner, run_tool, start_tool, stop_tool
+from quantplan.llama.types import Toolchain
+from quantplan.memory.estimate import HOST, DeviceMemory, MemoryEstimate, Origin
+from quantplan.memory.placement import ContextParams, Placement
+from quantplan.model.facts import ModelFacts, TensorFacts
+from quantplan.rehearsal.holes import holes_folder, require_holes
+from quantplan.rehearsal.weightless import write_weightless
+from quantplan.units import MIB
+
+_ALL_LAYERS = 999
+_READY = re.compile(r"server is listening|main: model loaded|all slots are idle")
+_HOST_BUFFERS = ("CPU", "CPU_Mapped", "CPU_REPACK", "CUDA_Host", "ROCm_Host", "Vulkan_Host", "SYCL_Host")
+
+
+class CannotExpress(QuantplanError):
+    """llama-fit-params has no word for this; a real server start has."""
+
+    def __init__(self, *, what: Sequence[str]) -> None:
+        super().__init__(f"llama-fit-params cannot express {', '.join(what)}; only a real server start can answer")
+        self.what = tuple(what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerWord:
+    """What a real start said and took."""
+
+    memory: MemoryEstimate
+    buffers: tuple[BufferLine, ...]
+    ready_s: float
+    rss_anon_bytes: int | None
+    lines: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def weightless_file(
+    facts: ModelFacts, tensors: Sequence[TensorFacts], *, synthetic: bool = False, folder: Path | None = None
+) -> Iterator[Path]:
+    """A weightless model for the length of a `with`; removed afterwards. Raises HolesFilled."""
+    place = folder or holes_folder()
+    require_holes(place)
+    path = place / f"{os.getpid()}-{time.monotonic_ns()}.gguf"
+    try:
+        write_weightless(path, facts.metadata, tensors, vocab="synthetic" if synthetic else "none")
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def settings_of(model: Path, ctx: ContextParams, placement: Placement) -> measuring.MeasuredSettings:
+    """The tools' flags of a configuration."""
+    return measuring.MeasuredSettings(
+        model=model, n_ctx=ctx.n_ctx, n_batch=ctx.n_batch, n_ubatch=ctx.n_ubatch, n_parallel=ctx.n_parallel,
+        kv_unified=ctx.unified, type_k=ctx.type_k, type_v=ctx.type_v, flash_attn=ctx.flash_attn,
+        n_gpu_layers=_ALL_LAYERS if placement.n_gpu_layers is None else placement.n_gpu_layers,
+        swa_full=ctx.swa_full, kv_offload=ctx.kv_offload, tensor_split=placement.tensor_split or (),
+        n_cpu_moe=placement.n_cpu_moe, cpu_moe=placement.cpu_moe, overrides=placement.overrides,
+        cache_ram_mib=max(ctx.cache_ram_bytes, 0) // MIB,
+    )  # fmt: skip
+
+
+def cannot_express(ctx: ContextParams, *, companions: bool = False) -> tuple[str, ...]:
+    """What of a configuration llama-fit-params has no flag for."""
+    said = []
+    if ctx.unified and ctx.n_slots > 1:
+        said.append("several slots sharing one cache")
+    if ctx.n_draft:
+        said.append("draft tokens")
+    if companions:
+        said.append("a projector, draft or adapter")
+    return tuple(said)
+
+
+def ask_fit_params(
+    tools: Toolchain, model: Path, ctx: ContextParams, placement: Placement, *, run: Runner = run_tool
+) -> MemoryEstimate:
+    """llama-fit-params' word. Raises CannotExpress, ToolMissing, ToolFailed."""
+    said = cannot_express(ctx)
+    if said:
+        raise CannotExpress(what=said)
+    argv = measuring.fit_params(_program(tools, "llama-fit-params"), settings_of(model, ctx, placement))
+    done = run(argv, step="ask llama-fit-params", timeout_s=120)
+    lines = measuring.parse_fit_params(done.stdout)
+    if not lines:
+        raise ToolFailed(step="ask llama-fit-params", argv=argv, returncode=done.returncode, last_lines=done.last_lines)
+    devices = [
+        DeviceMemory(name=line.device, model_bytes=line.model_bytes, context_bytes=line.context_bytes,
+                     compute_bytes=line.compute_bytes)
+        for line in lines
+    ]  # fmt: skip
+    return MemoryEstimate(
+        devices=tuple(devices), origin=Origin.MEASURED, reserve="fit-params", engine_build=_build(tools)
+    )
+
+
+def ask_server(
+    tools: Toolchain, model: Path, ctx: ContextParams, placement: Placement, *, timeout_s: float = 120
+) -> ServerWord:
+    """A real llama-server start on the weightless model, stopped as soon as it is ready. Raises ToolFailed.
+
+    It allocates for real: the caller makes sure that it fits.
+    """
+    settings = settings_of(model, ctx, placement)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = measuring.measured_server(_program(tools, "llama-server"), settings, host="127.0.0.1", port=port)
+    started = time.monotonic()
+    child = start_tool(argv, step="start llama-server")
+    lines: list[str] = []
+    ready = threading.Event()
+    readers = [threading.Thread(target=_read, args=(pipe, lines, ready), daemon=True)
+               for pipe in (child.stdout, child.stderr)]  # fmt: skip
+    try:
+        for reader in readers:
+            reader.start()
+        while not ready.wait(0.05) and child.poll() is None and time.monotonic() - started < timeout_s:
+            pass
+        took = time.monotonic() - started
+        anonymous = _rss_anon(child.pid) if ready.is_set() else None
+    finally:
+        returncode = stop_tool(child)
+        for reader in readers:
+            reader.join(timeout=5)
+    buffers = parse_buffers(lines)
+    if not ready.is_set() or not buffers:
+        raise ToolFailed(step="start llama-server", argv=argv, returncode=returncode, last_lines=tuple(lines[-5:]))
+    memory = MemoryEstimate(devices=devices_of(buffers, placement), origin=Origin.MEASURED, reserve="server",
+                            engine_build=_build(tools))  # fmt: skip
+    return ServerWord(memory=memory, buffers=buffers, ready_s=took, rss_anon_bytes=anonymous, lines=tuple(lines))
+
+
+def devices_of(buffers: Sequence[BufferLine], placement: Placement) -> tuple[DeviceMemory, ...]:
+    """The server's buffers by device: GPUs in the plan's order, then the host."""
+
+    def total(names: Sequence[str], *kinds: str) -> int:
+        return sum(b.n_bytes for b in buffers if b.device in names and b.kind in kinds)
+
+    gpus = [
+        DeviceMemory(name=name, model_bytes=total((name,), "model"), context_bytes=total((name,), "KV", "RS"),
+                     compute_bytes=total((name,), "compute"), output_bytes=total((name,), "output"))
+        for name in placement.devices
+    ]  # fmt: skip
+    repacked = total(("CPU_REPACK",), "model")
+    host = DeviceMemory(
+        name=HOST, model_bytes=total(_HOST_BUFFERS, "model"), context_bytes=total(_HOST_BUFFERS, "KV", "RS"),
+        compute_bytes=total(_HOST_BUFFERS, "compute"), output_bytes=total(_HOST_BUFFERS, "output"),
+        mapped_bytes=total(("CPU_Mapped",), "model"), repacked_bytes=repacked,
+    )  # fmt: skip
+    return (*gpus, host)
+
+
+def _read(pipe: object, lines: list[str], ready: threading.Event) -> None:
+    for raw in pipe:  # type: ignore[attr-defined]
+        line = raw.decode(errors="replace").rstrip("\n")
+        lines.append(line)
+        if _READY.search(line):
+            ready.set()
+
+
+def _rss_anon(pid: int) -> int | None:
+    """RssAnon of a process, where the kernel tells."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^RssAnon:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def _program(tools: Toolchain, name: str) -> Sequence[str]:
+    program = tools.programs.get(name)
+    if program is None:
+        raise ToolMissing(tool=name)
+    return program
+
+
+def _build(tools: Toolchain) -> str:
+    return tools.build.label

@@ -1,0 +1,48 @@
+"""Whether a folder's filesystem keeps holes, and leaves them holes when they are read: tried, not guessed by name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from quantplan.errors import QuantplanError
+from quantplan.units import MIB
+
+_PROBE_BYTES = 16 * MIB
+_BLOCK = 512  # st_blocks counts these
+
+
+class HolesFilled(QuantplanError):
+    """A filesystem on which a weightless model would take its whole size, on disk or in RAM."""
+
+    def __init__(self, *, path: str | Path, used_bytes: int, when: str) -> None:
+        super().__init__(f"{path}: the filesystem fills holes when {when} ({used_bytes // MIB} of {_PROBE_BYTES // MIB} MiB "
+                         "of an empty file became real), so a model without weights would take its full size there")  # fmt: skip
+        self.path, self.used_bytes, self.when = str(path), used_bytes, when
+
+
+def require_holes(folder: Path) -> None:
+    """Raises HolesFilled when a hole in this folder takes room once written or read. Costs 16 MiB of reading."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".quantplan-hole-") as file:
+        file.truncate(_PROBE_BYTES)
+        os.fsync(file.fileno())
+        _check(folder, file.fileno(), "written")
+        while file.read(MIB):
+            pass
+        _check(folder, file.fileno(), "read")
+
+
+def _check(folder: Path, descriptor: int, when: str) -> None:
+    used = os.fstat(descriptor).st_blocks * _BLOCK
+    if used > MIB:
+        raise HolesFilled(path=folder, used_bytes=used, when=when)
+
+
+def holes_folder() -> Path:
+    """A folder for weightless models: the cache, which lies on a disk more often than the temporary folder."""
+    from quantplan.places import cache_folder
+
+    folder = cache_folder() / "weightless"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
