@@ -16,6 +16,7 @@ from quantplan.errors import ExitCode, QuantplanError
 # name -> (module, one line of help): help is listed without importing a command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("quantplan.cli.recommend", "The best quantization, context and offload of a model for this host."),
+    "estimate": ("quantplan.cli.estimate", "Memory by device and part, before any download: does it fit?"),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
     "toolchain": ("quantplan.cli.toolchain", "Find or build the llama.cpp tools, and test that they work here."),
