@@ -61,6 +61,15 @@ class RepositoryNotFound(UnknownModel):
         self.repo = repo
 
 
+class NotInCatalog(UnknownModel):
+    """No catalog model of that name, and the hub could not be asked about it."""
+
+    def __init__(self, *, model: str, near: Sequence[str], why: str) -> None:
+        super().__init__(model=model, near=near)
+        self.args = (f"no model called {model!r} in the catalog; near names: {', '.join(near)} (hub: {why})",)
+        self.why = why
+
+
 class HubError(QuantplanError):
     """The hub refused or could not be asked."""
 
@@ -208,6 +217,12 @@ class BadArtifact(QuantplanError):
     def __init__(self, *, path: str | Path, why: str) -> None:
         super().__init__(f"{path}: {why}")
         self.path, self.why = str(path), why
+
+
+class NoArtifact(BadArtifact):
+    """A path where no artifact is."""
+
+    exit_code = ExitCode.ERROR
 
 
 class PortInUse(QuantplanError):

@@ -41,7 +41,7 @@ def _aliases(entry: dict[str, Any]) -> list[str]:
     bare = entry["hub_id"].split("/")[-1]
     names = [entry["name"], bare]
     names += [bare.removesuffix(suffix) for suffix in _SUFFIXES if bare.endswith(suffix)]
-    return sorted({name for name in names if name != entry["hub_id"]}, key=str.lower)
+    return sorted({name for name in names if name != entry["hub_id"]}, key=lambda name: (name.lower(), name))
 
 
 def _slim(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Reads mutated GGUF headers until something other than a QuantplanError happens, takes over 1 s or over 64 MB.
 
     python scripts/fuzz_gguf_header.py [--n 1000000] [--seed 1] [--keep FILE]
-    python scripts/fuzz_gguf_header.py --atheris          coverage-guided, where atheris is installed
+    python scripts/fuzz_gguf_header.py --atheris FOLDER [--seconds 300]   coverage-guided, where atheris is installed
 
 Each round takes one of several good headers and flips, cuts, repeats, splices or overwrites parts of it, mostly with
 values that break parsers. Prints a summary; exit status 1 and the culprit in --keep on a failure.
@@ -147,14 +147,19 @@ def _status_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def fuzz_with_atheris() -> int:
+def fuzz_with_atheris(corpus: Path, seconds: int) -> int:
+    """Coverage-guided, from the same seeds; what it finds interesting stays in the folder `corpus`."""
     import atheris
 
     def one(content: bytes) -> None:
         read(content, random.Random(len(content)))
 
+    corpus.mkdir(parents=True, exist_ok=True)
+    for i, seed in enumerate(SEEDS):
+        (corpus / f"seed-{i}").write_bytes(seed)
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], "-max_len=65536", "-timeout=1", "-rss_limit_mb=256"], one)
+    limits = ["-max_len=65536", "-timeout=1", "-rss_limit_mb=256", f"-max_total_time={seconds}"]
+    atheris.Setup([sys.argv[0], *limits, str(corpus)], one)
     atheris.Fuzz()
     return 0
 
@@ -164,9 +169,10 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=1_000_000, help="how many headers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, default=Path("fuzzed.gguf"), help="where a failing header is written")
-    parser.add_argument("--atheris", action="store_true", help="let atheris choose the mutations, without end")
+    parser.add_argument("--atheris", type=Path, metavar="FOLDER", help="let atheris mutate, with its corpus in FOLDER")
+    parser.add_argument("--seconds", type=int, default=300, help="how long atheris runs")
     args = parser.parse_args()
-    return fuzz_with_atheris() if args.atheris else fuzz(args.n, args.seed, args.keep)
+    return fuzz_with_atheris(args.atheris, args.seconds) if args.atheris else fuzz(args.n, args.seed, args.keep)
 
 
 if __name__ == "__main__":

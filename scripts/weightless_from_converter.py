@@ -112,6 +112,7 @@ def convert_header(folder: Path, output: Path, *, tree: Path, outtype: str = "bf
             if gguf.Keys.LLM.VOCAB_SIZE.format(arch=model.gguf_writer.arch) not in model.gguf_writer.kv_data[0]:
                 model.gguf_writer.add_vocab_size(text["vocab_size"])
 
+        model = getattr(model, "impl", model)  # Mistral 3 wraps the class that does the work
         model.set_vocab = set_vocab
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)

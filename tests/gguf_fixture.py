@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import gguf
 import numpy as np
+
+from quantplan.units import MIB
 
 
 def write_gguf(path: Path, *, split_max_tensors: int = 0) -> None:
@@ -38,3 +41,24 @@ def write_gguf(path: Path, *, split_max_tensors: int = 0) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def vocabulary_gguf(path: Path, *, n_tokens: int, n_merges: int, token_bytes: int) -> bytes:
+    """A header with a vocabulary of that size; its one tensor of 16 GiB is never written."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("general.name", "x")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    head = path.read_bytes()
+    keys = [head[24:]]
+    for key, n, size in (("tokens", n_tokens, token_bytes), ("merges", n_merges, 2 * token_bytes)):
+        name = f"tokenizer.ggml.{key}".encode()
+        keys.append(struct.pack("<Q", len(name)) + name + struct.pack("<IIQ", 9, 8, n))
+        keys.append((struct.pack("<Q", size) + b"x" * size) * n)
+        scores = b"tokenizer.ggml.scores" if key == "tokens" else b"tokenizer.ggml.token_type"
+        keys.append(struct.pack("<Q", len(scores)) + scores + struct.pack("<IIQ", 9, 6, n_tokens) + bytes(4 * n_tokens))
+    tensor = struct.pack("<Q", 1) + b"t" + struct.pack("<IQQIQ", 2, 4096, MIB, 0, 0)
+    counts = struct.pack("<IQQ", 3, 1, struct.unpack_from("<Q", head, 16)[0] + 4)
+    raw = b"GGUF" + counts + b"".join(keys) + tensor
+    return raw + bytes(-len(raw) % 32)

@@ -76,8 +76,10 @@ class Fault:
     stall_s: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Logged:
+    """A request, logged before it is answered; `n_sent` counts up while the body is sent."""
+
     method: str
     path: str
     byte_range: str | None
@@ -290,28 +292,26 @@ class _Handler(BaseHTTPRequestHandler):
         end: int = -1,
     ) -> None:
         n_bytes = end - start if isinstance(body, FakeFile) else len(body)
+        logged = Logged(
+            self.command, self.path, self.headers.get("Range"), self.headers.get("Authorization"), status, 0
+        )
+        self.owner.log.append(logged)
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(n_bytes))
         self.end_headers()
-        n_sent = 0
-        try:
-            while n_sent < n_bytes and self.command != "HEAD":
-                piece = min(64 * 1024, n_bytes - n_sent)
-                if self._fault and self._fault.reset_after is not None:
-                    piece = min(piece, self._fault.reset_after - n_sent)
-                    if piece <= 0:
-                        self._reset()
-                        return
-                data = (
-                    body.read(start + n_sent, start + n_sent + piece) if isinstance(body, FakeFile) else body[n_sent:]
-                )
-                self.wfile.write(data)
-                n_sent += len(data)
-        finally:
-            asked = self.headers.get("Range"), self.headers.get("Authorization")
-            self.owner.log.append(Logged(self.command, self.path, *asked, status, n_sent))
+        while logged.n_sent < n_bytes and self.command != "HEAD":
+            piece = min(64 * 1024, n_bytes - logged.n_sent)
+            if self._fault and self._fault.reset_after is not None:
+                piece = min(piece, self._fault.reset_after - logged.n_sent)
+                if piece <= 0:
+                    self._reset()
+                    return
+            at = start + logged.n_sent
+            data = body.read(at, at + piece) if isinstance(body, FakeFile) else body[at : at + piece]
+            self.wfile.write(data)
+            logged.n_sent += len(data)
 
     def _reset(self) -> None:
         """Breaks the connection in a way the other side cannot take for an end."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantplan.errors import BadArtifact
+from quantplan.errors import BadArtifact, NoArtifact
 
 SCHEMA = "quantplan/artifact/1"
 NAME = "artifact.json"
@@ -105,8 +105,8 @@ def read_receipt(folder: Path) -> Receipt:
             steps=tuple(_step(entry) for entry in told["steps"]),
             texts=tuple(FileEntry(**entry) for entry in told["texts"]),
         )
-    except FileNotFoundError:
-        raise BadArtifact(path=folder, why="is no artifact: it has no artifact.json") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoArtifact(path=folder, why="is no artifact: it has no artifact.json") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadArtifact(path=path, why=f"is not a receipt ({error})") from error
     if not any(entry.name.endswith(".gguf") for entry in receipt.files):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quantplan.artifact.receipt import NAME, Receipt, read_receipt, sha256_of
 from quantplan.artifact.results import Result, Verdict, newest_result
-from quantplan.errors import BadArtifact
+from quantplan.errors import BadArtifact, NoArtifact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ def find_artifact(given: Path) -> Artifact:
     """An artifact by its folder, its artifact.json or the GGUF in it. Raises BadArtifact."""
     folder = given.parent if given.is_file() else given
     if not given.exists():
-        raise BadArtifact(path=given, why="no such artifact")
+        raise NoArtifact(path=given, why="no such artifact")
     receipt = read_receipt(folder)
     named = {entry.name for entry in receipt.files}
     if given.is_file() and given.name != NAME and given.name not in named:

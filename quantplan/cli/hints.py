@@ -32,15 +32,62 @@ def _tool_missing(error: errors.QuantplanError) -> str:
     if error.tool in ("C++ compiler", "cmake"):
         return "install one (Debian: apt-get install g++), then: quantplan toolchain install"
     if error.tool == "the build extra":
-        return "pip install 'quantplan[build]' (for a small torch first: pip install torch from PyTorch's CPU index)"
+        return "quantplan toolchain install --converter"
     return "quantplan toolchain install"
+
+
+def _repository(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.RepositoryNotFound)
+    return _unknown_model(error) if error.near else "check the spelling; if it is private: hf auth login"
+
+
+def _gated(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.RepositoryGated)
+    page = f"accept its terms at https://huggingface.co/{error.repo}"
+    return page if error.has_token else f"{page}, then: hf auth login"
+
+
+def _choose(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.ChooseFile)
+    first = error.choices[0] if error.choices else "Q4_K_M"
+    if first.endswith(".gguf"):
+        return f"name the file: {error.model}/{first}"
+    return f"name one of them: {error.model}:{first}"
+
+
+def _rate_limited(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.HubRateLimited)
+    wait = "wait a little" if error.retry_after_s is None else f"wait {error.retry_after_s} s"
+    return f"{wait}; with a token the limit is higher: hf auth login"
+
+
+def _ambiguous_gpu(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.AmbiguousGpu)
+    return f"name one of them, as in: --hardware {error.candidates[-1]}"
+
+
+def _unknown_gpu(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.UnknownGpu)
+    if error.near:
+        return f"--hardware {error.near[0]}"
+    return "docs/hardware.md lists the short names; a profile file describes any machine: --hardware my-machine.toml"
 
 
 Hint = str | Callable[[errors.QuantplanError], str]
 
 _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
+    (errors.RepositoryNotFound, _repository),
     (errors.UnknownModel, _unknown_model),
+    (errors.RepositoryGated, _gated),
+    (errors.HubTokenRefused, "hf auth login stores a new token; HF_TOKEN in the environment comes before it"),
+    (errors.HubRateLimited, _rate_limited),
+    (errors.HubOffline, "unset HF_HUB_OFFLINE, or name a local file, a folder or a catalog model"),
+    (errors.HubUnreachable, "check the network and HF_ENDPOINT; local files, folders and catalog models need neither"),
+    (errors.ChooseFile, _choose),
     (errors.PortInUse, _port),
+    (errors.AmbiguousGpu, _ambiguous_gpu),
+    (errors.UnknownGpu, _unknown_gpu),
+    (errors.BadProfile, "docs/hardware.md shows a profile file, line by line"),
     (errors.ToolMissing, _tool_missing),
     (errors.BadModelFile, "check the path, or download the file again"),
     (errors.UnsupportedArchitecture, "quantplan toolchain status shows the pinned build and what it converts"),

@@ -15,10 +15,17 @@ from quantplan.errors import ExitCode, QuantplanError
 
 # name -> (module, one line of help): help is listed without importing a command.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "inspect": ("quantplan.cli.inspect", "What a model is, and its exact size at every preset."),
     "recommend": ("quantplan.cli.recommend", "The best quantization, context and offload of a model for this host."),
     "estimate": ("quantplan.cli.estimate", "Memory by device and part, before any download: does it fit?"),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
+    "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
+    "doctor": (
+        "quantplan.cli.doctor",
+        "What here would break a plan or slow it down, and the command that mends it.",
+    ),
+    "monitor": ("quantplan.cli.monitor", "Memory, temperature, power and swap while a model serves."),
     "toolchain": ("quantplan.cli.toolchain", "Find or build the llama.cpp tools, and test that they work here."),
 }
 

@@ -15,6 +15,12 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(function)
 
 
+def hardware_option(function: F) -> F:
+    """`--hardware MACHINE`: plan for a machine you don't sit at (`quantplan.hardware.host.host_for`)."""
+    text = "Plan for another machine: rtx4070, 2x3090+64GB, g5.2xlarge, a saved name or a profile file."
+    return click.option("--hardware", "machine", metavar="MACHINE", help=text)(function)
+
+
 def emit(
     command: str,
     data: object,

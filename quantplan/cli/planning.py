@@ -12,7 +12,8 @@ from typing import Any
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.hardware.facts import HostFacts
-from quantplan.memory import outline
+from quantplan.memory.estimate import DriverContext, PreparedModel, estimate_memory, prepare
+from quantplan.memory.placement import ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts, TensorFacts
 from quantplan.places import data_file
 from quantplan.planner.plan import Context, make_plan
@@ -20,9 +21,11 @@ from quantplan.planner.request import Capacity, DeviceNeed, PlanRequest, Setting
 from quantplan.planner.search import HOST, Found, MemoryOf, search
 from quantplan.units import GIB, MIB
 
-# nvidia-smi above idle minus the engine's buffers on an H200 (driver 580, CUDA 13.0), 129 starts: 595.5 to 600.05 MiB.
-# Elsewhere 300 to 2,400 MiB was published.
-DRIVER_CONTEXT_BYTES = 600 * MIB
+DRIVER_CONTEXT = DriverContext(
+    low_bytes=300 * MIB, high_bytes=2400 * MIB, planned_bytes=600 * MIB,
+    source="nvidia-smi above idle minus the engine's buffers: 595.5 to 600.05 MiB in 129 starts on an H200 "
+    "(driver 580, CUDA 13.0); 300 to 2,400 MiB published elsewhere",
+)  # fmt: skip
 GPU_MARGIN_BYTES = 256 * MIB
 HOST_MARGIN_BYTES = GIB
 
@@ -59,7 +62,9 @@ def recommend(facts: ModelFacts, host: HostFacts, request: PlanRequest) -> Plann
 
 def plan_file(file: Path, *, quant: str, host: HostFacts, name: str) -> Plan:
     """The plan of a finished GGUF on this host."""
-    facts = replace(gguf_facts(file), id=name)
+    from quantplan.model.read import read_model
+
+    facts = replace(read_model(str(file)), id=name)
     planned = recommend(facts, host, PlanRequest())
     source = {**planned.plan.source, "file": file.name}
     return replace(planned.plan, quant=quant, source=source)
@@ -106,20 +111,43 @@ def own_preset(facts: ModelFacts) -> str | None:
 
 
 def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
-    """Memory of a candidate, with everything that does not depend on it summed up once."""
+    """Memory of a candidate, with everything that does not depend on it worked out once a preset."""
+    driver = [DRIVER_CONTEXT] * len(host.gpus)
+    simd = repack_features(host)
 
     @cache
-    def prepared(quant: str) -> outline.Prepared:
-        return outline.prepare(facts, _tensors_at(facts, quant, own))
+    def prepared(quant: str) -> PreparedModel:
+        return prepare(facts, _tensors_at(facts, quant, own))
 
+    @cache
     def needs(setting: Setting) -> tuple[DeviceNeed, ...]:
-        ctx = outline.ContextParams(
-            n_ctx=setting.n_ctx, n_parallel=setting.n_parallel, n_ubatch=setting.n_ubatch, type_k=setting.type_k,
-            type_v=setting.type_v,
+        ctx = ContextParams(
+            n_ctx=setting.n_ctx * setting.n_parallel, n_batch=setting.n_batch, n_ubatch=setting.n_ubatch,
+            n_parallel=setting.n_parallel, kv_unified=setting.kv_unified, type_k=setting.type_k.upper(),
+            type_v=setting.type_v.upper(), flash_attn=setting.flash_attn != "off", cache_ram_bytes=0,
         )  # fmt: skip
-        return _needs(facts, host, prepared(setting.quant), ctx, setting)
+        gpus = host.gpus if setting.n_gpu_layers else ()
+        placement = Placement(
+            devices=tuple(gpu.name for gpu in gpus), n_gpu_layers=setting.n_gpu_layers if gpus else None,
+            free_bytes=tuple(gpu.free_bytes for gpu in gpus) or None,
+        )  # fmt: skip
+        found = estimate_memory(prepared(setting.quant), ctx, placement, simd=simd, driver=driver)
+        return tuple(
+            DeviceNeed(
+                name=device.name, model_bytes=device.model_bytes, context_bytes=device.context_bytes,
+                compute_bytes=device.compute_bytes, output_bytes=device.output_bytes,
+                overhead_bytes=device.overhead_bytes,
+            )
+            for device in found.devices
+        )  # fmt: skip
 
     return needs
+
+
+def repack_features(host: HostFacts) -> frozenset[str]:
+    """The instruction sets that decide which weights the engine repacks on this CPU."""
+    known = {"avx2": "avx2", "avx512f": "avx512"}
+    return frozenset(name for flag, name in known.items() if flag in host.cpu.simd)
 
 
 def _tensors_at(facts: ModelFacts, quant: str, own: str | None) -> tuple[TensorFacts, ...]:
@@ -128,102 +156,3 @@ def _tensors_at(facts: ModelFacts, quant: str, own: str | None) -> tuple[TensorF
     from quantplan.quant.presets import apply_preset
 
     return apply_preset(facts.tensors, facts.metadata, quant).tensors
-
-
-def _needs(
-    facts: ModelFacts, host: HostFacts, prepared: outline.Prepared, ctx: outline.ContextParams, setting: Setting
-) -> tuple[DeviceNeed, ...]:
-    parts = outline.split_bytes(prepared, facts, ctx, setting.n_gpu_layers)
-    compute, beside = outline.compute_bytes(facts, ctx)
-    output = 4 * facts.n_vocab * setting.n_parallel
-    on_gpu = bool(host.gpus) and setting.n_gpu_layers > 0
-    ram = DeviceNeed(
-        name=HOST, model_bytes=parts["host_model"], context_bytes=parts["host_context"],
-        compute_bytes=beside if on_gpu else compute, output_bytes=output, overhead_bytes=setting_cache(setting),
-    )  # fmt: skip
-    if not on_gpu:
-        return (ram,)
-    total = sum(gpu.free_bytes for gpu in host.gpus) or 1
-    gpus = [
-        DeviceNeed(
-            name=gpu.name, model_bytes=parts["device_model"] * gpu.free_bytes // total,
-            context_bytes=parts["device_context"] * gpu.free_bytes // total, compute_bytes=compute, output_bytes=0,
-            overhead_bytes=DRIVER_CONTEXT_BYTES,
-        )
-        for gpu in host.gpus
-    ]  # fmt: skip
-    return (*gpus, ram)
-
-
-def setting_cache(_setting: Setting) -> int:
-    """Bytes of the prompt cache: plans turn it off unless it is asked for."""
-    return 0
-
-
-def read_facts(model: str) -> ModelFacts:
-    """A local GGUF, a local Hugging Face folder, or a catalog id. Raises UnknownModel, BadModelFile."""
-    from quantplan.errors import BadModelFile
-
-    given = Path(model)
-    if given.is_file():
-        return gguf_facts(given)
-    if given.is_dir():
-        return folder_facts(given)
-    if given.suffix == ".gguf" or model.startswith((".", "/", "~")):
-        raise BadModelFile(path=given, why="no such file or folder")
-    return catalog_facts(model)
-
-
-def gguf_facts(path: Path) -> ModelFacts:
-    """Facts of a GGUF from its header alone."""
-    from quantplan.model.gguf_facts import facts_from_metadata
-    from quantplan.model.gguf_header import read_gguf_header
-
-    header = read_gguf_header(path)
-    tensors = [TensorFacts(name=t.name, shape=t.shape, type_name=t.type_name) for t in header.tensors]
-    return facts_from_metadata(
-        header.metadata, tensors, id=path.stem, origin=FactsOrigin.GGUF_HEADER, source=SourceFacts(file=path.name),
-        has_chat_template="tokenizer.chat_template" in header.metadata,
-    )  # fmt: skip
-
-
-def folder_facts(folder: Path) -> ModelFacts:
-    """Facts of a Hugging Face folder: its configuration and the headers of its weights."""
-    from quantplan.model.checkpoint import FolderFiles, read_checkpoint
-
-    checkpoint = read_checkpoint(FolderFiles(folder))
-    return _from_config(
-        checkpoint.config, tensors=checkpoint.tensors, id_=folder.resolve().name, licence=checkpoint.licence,
-        has_chat_template=checkpoint.has_chat_template, warnings=checkpoint.warnings, path=str(folder),
-        origin=FactsOrigin.CONFIG if checkpoint.tensors is None else FactsOrigin.SAFETENSORS_HEADERS,
-    )  # fmt: skip
-
-
-def catalog_facts(name: str) -> ModelFacts:
-    """Facts of a catalog entry. Raises UnknownModel with near names."""
-    from quantplan.errors import UnknownModel
-    from quantplan.model import catalog
-
-    entry = catalog.find(name)
-    if entry is None:
-        raise UnknownModel(model=name, near=catalog.near(name))
-    if entry.folder is not None:
-        return replace(folder_facts(entry.folder), id=entry.id)
-    return _from_config(
-        entry.config, tensors=None, id_=entry.id, licence=entry.licence, has_chat_template=None, warnings=(),
-        origin=FactsOrigin.CATALOG, path=entry.id, repo=entry.id,
-    )  # fmt: skip
-
-
-def _from_config(
-    config: Mapping[str, object], *, tensors: Any, id_: str, licence: str | None, has_chat_template: bool | None,
-    warnings: tuple[str, ...], origin: FactsOrigin, path: str, repo: str | None = None,
-) -> ModelFacts:  # fmt: skip
-    from quantplan.model.gguf_facts import facts_from_metadata
-    from quantplan.model.hf_config import header_from_config
-
-    header = header_from_config(config, tensors=tensors, path=path)
-    return facts_from_metadata(
-        header.metadata, header.tensors, id=id_, origin=origin, source=SourceFacts(repo=repo), licence=licence,
-        has_chat_template=has_chat_template, warnings=(*warnings, *header.warnings),
-    )  # fmt: skip

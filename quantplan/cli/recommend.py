@@ -27,7 +27,8 @@ def command(
 ) -> None:  # fmt: skip
     """The quantization, context and layer offload for MODEL on this host, with memory by part and the reason.
 
-    MODEL is a local GGUF, a local Hugging Face folder, or the id of a catalog model (see --list-models).
+    MODEL is a GGUF, a Hugging Face folder or config.json, the id of a catalog model (see --list-models),
+    `org/name[@revision]` on the hub, a GGUF repository's file (`org/name:Q4_K_M`), or the address of a GGUF.
     """
     if list_models or model is None:
         _list_models(as_json=as_json, asked=list_models)
@@ -35,10 +36,11 @@ def command(
     from quantplan.cli import planning
     from quantplan.cli.build_request import preset
     from quantplan.hardware.detect import detect_host
+    from quantplan.model.read import read_model
     from quantplan.planner.request import PRESETS, PlanRequest
 
     asked = tuple(dict.fromkeys(preset(quant) for quant in quants)) or PRESETS
-    facts, host = planning.read_facts(model), detect_host()
+    facts, host = read_model(model), detect_host()
     planned = planning.recommend(facts, host, PlanRequest(n_ctx=n_ctx, n_parallel=n_parallel, quants=asked))
     if save:
         from pathlib import Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from quantplan.hardware.cgroup import GroupLimits
 from quantplan.hardware.facts import CpuFacts, NumaNode
@@ -154,6 +155,9 @@ def _numa(tree: HostTree) -> tuple[NumaNode, ...]:
         cpus = cpu_list(tree.text(f"{folder}/{name}/cpulist"))
         total = int(kib) * 1024 if kib.isdigit() else None
         nodes.append(NumaNode(node=int(name[4:]), cpus=cpus, total_bytes=total))
+    told, whole = sum(node.total_bytes or 0 for node in nodes), tree.pairs("proc/meminfo").get("MemTotal", "0").split()
+    if told * 10 < int(whole[0]) * 1024 * 9:  # virtual machines that grow show the memory they started with
+        nodes = [replace(node, total_bytes=None) for node in nodes]
     return tuple(nodes)
 
 

@@ -122,10 +122,8 @@ def assemble(
     shared = next((spec for spec in specs if spec.unified), None)
     if ram_bytes is None:
         ram_bytes = shared.memory_bytes if shared else ASSUMED_RAM_BYTES
-        told = f"{ram_bytes // GIB} GiB"
-        warnings.append(
-            f"the RAM of {profile} was not given: assumed {told} (add it: {profile}+{told.replace(' ', '')})"
-        )
+        gib = ram_bytes // GIB
+        warnings.append(f"the RAM of {profile} was not given: assumed {gib} GiB; name it as in {profile}+{gib}GB")
     if cpu is None:
         cpu = CpuFacts(model=None, n_physical=ASSUMED_CORES, n_logical=ASSUMED_CORES, n_threads=ASSUMED_CORES)
         warnings.append(f"the CPU of {profile} is not known: assumed {ASSUMED_CORES} cores")

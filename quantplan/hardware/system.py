@@ -81,7 +81,8 @@ def _module_version(tree: HostTree) -> str | None:
 
 def find_nvcc(tree: HostTree, env: Mapping[str, str]) -> tuple[str | None, tuple[int, int] | None]:
     """(toolkit folder, version) of the CUDA compiler, from the toolkit's own version file: nothing is run."""
-    folders = [env.get("CUDA_HOME"), env.get("CUDA_PATH"), "/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda"]
+    on_path = [folder.removesuffix("/bin") for folder in env.get("PATH", "").split(":") if folder.endswith("/bin")]
+    folders = [env.get("CUDA_HOME"), env.get("CUDA_PATH"), *on_path, "/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda"]
     for folder in filter(None, folders):
         text = tree.text(f"{folder}/version.json") or ""
         match = re.search(r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"(\d+)\.(\d+)', text)
@@ -113,10 +114,10 @@ def linked_cuda_runtime(folder: Path) -> int | None:
         try:
             with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 found = re.search(rb"libcudart\.so\.(\d+)", data) or re.search(rb"libcublas\.so\.(\d+)", data)
+                if found:
+                    return int(found[1])
         except (OSError, ValueError):
             continue
-        if found:
-            return int(found[1])
     return None
 
 

@@ -146,13 +146,38 @@ def cuda_from_wheels(target: Path, *, say: Say, run: Runner) -> Path:
             step="fetch the CUDA compiler", argv=("nvcc",), returncode=None, last_lines=("no nvcc inside",)
         )
     root = nvcc.parent.parent
-    for library in (root / "lib").glob("*.so.*"):  # wheels ship libcudart.so.13 alone; the linker wants libcudart.so
-        plain = library.with_name(library.name.split(".so.")[0] + ".so")
-        if not plain.exists():
-            plain.symlink_to(library.name)
-    if not (root / "lib64").exists():
-        (root / "lib64").symlink_to("lib")
+    lay_out_toolkit(root)
     return root
+
+
+# Where drivers put the library that the linker must see; a driver alone ships no libcuda.so without a number.
+DRIVER_LIBRARIES = tuple(
+    Path(folder) / "libcuda.so.1"
+    for folder in (
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/lib/wsl/lib",
+    )
+)
+
+
+def lay_out_toolkit(root: Path, *, drivers: tuple[Path, ...] = DRIVER_LIBRARIES) -> None:
+    """Names that CMake and the linker look for and wheels lack: libcudart.so beside libcudart.so.13, lib64, and
+    stubs/libcuda.so for the driver's library."""
+    for library in (root / "lib").glob("*.so.*"):
+        _link(library.with_name(library.name.split(".so.")[0] + ".so"), library.name)
+    _link(root / "lib64", "lib")
+    driver = next((path for path in drivers if path.exists()), None)
+    if driver is not None:
+        (root / "lib" / "stubs").mkdir(exist_ok=True)
+        _link(root / "lib" / "stubs" / "libcuda.so", str(driver))
+
+
+def _link(path: Path, target: str) -> None:
+    if not path.exists() and not path.is_symlink():
+        path.symlink_to(target)
 
 
 CONVERTER_MODULES = ("torch", "transformers", "sentencepiece", "google.protobuf", "safetensors")

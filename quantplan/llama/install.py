@@ -112,7 +112,7 @@ def install(
         partial = final.with_name(f"{request.key}.partial")
         try:
             manifest = _build(request, partial, build_programs, say=say, run=run, test=test)
-            _finish(partial, final, manifest)
+            _finish(request, partial, final, manifest)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return toolchain.load_managed(final)
@@ -226,13 +226,16 @@ def _ninja_progress(say: Say) -> OnText:
     return on_text
 
 
-def _finish(partial: Path, final: Path, manifest: dict[str, object]) -> None:
+def _finish(request: Request, partial: Path, final: Path, manifest: dict[str, object]) -> None:
     """Lays out the finished folder beside its final name and renames it there; the manifest is written last."""
     ready = partial / "ready"
     (ready / "bin").mkdir(parents=True)
     for item in (partial / "build" / "bin").iterdir():
         shutil.copy2(item, ready / "bin" / item.name, follow_symlinks=False)
     tree = partial / "src" / TREE
+    if request.cuda_root:  # the wheels' libraries lie on no search path: beside the tools their rpath finds them
+        for library in (request.cuda_root / "lib").glob("lib*.so.*"):
+            (ready / "bin" / library.name).symlink_to(library)
     converter = ready / "convert"
     converter.mkdir()
     for name in _CONVERTER:

@@ -69,8 +69,8 @@ def _by_name() -> Mapping[str, CatalogEntry]:
     """Ids win over aliases; an alias that two models share names neither."""
     shared: dict[str, list[CatalogEntry]] = {}
     for entry in entries():
-        for alias in {entry.name, *entry.aliases}:
-            shared.setdefault(alias.lower(), []).append(entry)
+        for alias in {name.lower() for name in (entry.name, *entry.aliases)}:
+            shared.setdefault(alias, []).append(entry)
     found = {alias: owners[0] for alias, owners in shared.items() if len(owners) == 1}
     return {**found, **{entry.id.lower(): entry for entry in entries()}}
 

@@ -28,6 +28,11 @@ def model_files(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def holds_only_gguf(names: Sequence[str]) -> bool:
+    """Whether GGUF files are the only weights there. Such repositories often carry the source's config.json too."""
+    return bool(model_files(names)) and not any(name.endswith(".safetensors") for name in names)
+
+
 def quant_of(name: str) -> str | None:
     """The quant that a file name tells: `Q4_K_M` of `Qwen3-8B-Q4_K_M.gguf`. The last one where it tells several."""
     found = _QUANT.findall(re.sub(r"(?:-\d{5}-of-\d{5})?\.gguf$", "", name, flags=re.IGNORECASE))

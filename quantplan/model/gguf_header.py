@@ -10,48 +10,31 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-from quantplan.ggml_types import ggml_types_by_value
+from quantplan.ggml_types import GgmlType, ggml_types_by_value
 from quantplan.model.byte_window import ByteSource, FileSource, Window
+from quantplan.model.gguf_values import ArrayInfo, Values
 from quantplan.units import MIB, pad
+
+__all__ = ["ArrayInfo", "GgufHeader", "GgufTensor", "ShardInfo", "parse_gguf_header", "read_gguf_header"]
 
 DEFAULT_ALIGNMENT = 32  # ggml/include/gguf.h: GGUF_DEFAULT_ALIGNMENT
 MAX_DIMS = 4  # ggml/include/ggml.h: GGML_MAX_DIMS
 MAX_NAME_BYTES = 63  # ggml/include/ggml.h: GGML_MAX_NAME 64, with its end mark
 
-# Limits of ours. The largest public headers have 0.3 M tokens, 0.6 M merges, 2,500 tensors, 100 keys and 20 MB.
+# Limits of ours; docs/gguf-header.md has them beside the largest headers met.
 MAX_HEADER_BYTES = 256 * MIB
 MAX_TENSORS = 65_536
 MAX_KEYS = 16_384
 MAX_KEY_BYTES = 65_535  # docs/gguf.md of ggml: keys are at most 2^16 - 1 bytes
-MAX_STRINGS = 4_194_304
-MAX_KEPT_ARRAY = 4_096
-MAX_KEPT_STRING_BYTES = MIB
-MAX_KEPT_ELEMENTS = 262_144
-MAX_KEPT_BYTES = 4 * MIB
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-_COUNTS, _ARRAY_HEAD = struct.Struct("<QQ"), struct.Struct("<IQ")
-_STRING, _ARRAY, _BOOL = 8, 9, 7
-# ggml/include/gguf.h: enum gguf_type
-_SCALARS: Mapping[int, tuple[str, str]] = {
-    0: ("UINT8", "B"), 1: ("INT8", "b"), 2: ("UINT16", "H"), 3: ("INT16", "h"), 4: ("UINT32", "I"), 5: ("INT32", "i"),
-    6: ("FLOAT32", "f"), 7: ("BOOL", "B"), 10: ("UINT64", "Q"), 11: ("INT64", "q"), 12: ("FLOAT64", "d"),
-}  # fmt: skip
-_SCALAR_STRUCTS = {value: struct.Struct(f"<{code}") for value, (_, code) in _SCALARS.items()}
+_COUNTS = struct.Struct("<QQ")
 _TAIL_STRUCTS = {n: struct.Struct(f"<{n}QIQ") for n in range(1, MAX_DIMS + 1)}  # dims, type, offset
 _SMALLEST_KEY = 8 + 1 + 4 + 1  # a name of one byte and a value of one
 _SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayInfo:
-    """An array that was skipped: its element type (a name of GGUFValueType) and length. A single text too long to
-    keep is told as a UINT8 array."""
-
-    type_name: str
-    n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +94,12 @@ def parse_gguf_header(source: ByteSource) -> GgufHeader:
     window = Window(source, limit=MAX_HEADER_BYTES)
     version, n_tensors, n_keys = _read_counts(window)
     metadata: dict[str, object] = {}
-    values = _Values(window)
+    values = Values(window)
     for i in range(n_keys):
         window.what = f"key {i}"
         window.certain_after = (n_keys - i - 1) * _SMALLEST_KEY + n_tensors * _SMALLEST_TENSOR
         at = window.offset
-        key = _read_name(window, what="key", max_bytes=MAX_KEY_BYTES)
+        key = _read_name(window, max_bytes=MAX_KEY_BYTES)
         window.what = f"key {key!r}"
         if key in metadata:
             window.fail("is there twice", offset=at)
@@ -159,7 +142,7 @@ def _read_counts(window: Window) -> tuple[int, int, int]:
     return version, n_tensors, n_keys
 
 
-def _read_name(window: Window, *, what: str, max_bytes: int) -> str:
+def _read_name(window: Window, *, max_bytes: int) -> str:
     """A key or tensor name: not empty, UTF-8, printable."""
     at = window.offset
     (length,) = window.unpack(_U64)
@@ -173,92 +156,6 @@ def _read_name(window: Window, *, what: str, max_bytes: int) -> str:
     if not name.isprintable():
         window.fail(f"its name {name!r} has control characters", offset=at)
     return name
-
-
-class _Values:
-    """Reads the values of one header and bounds what is kept of them."""
-
-    __slots__ = ("_bytes_left", "_elements_left", "_strings_left", "_window", "types")
-
-    def __init__(self, window: Window) -> None:
-        self._window = window
-        self._bytes_left, self._elements_left, self._strings_left = MAX_KEPT_BYTES, MAX_KEPT_ELEMENTS, MAX_STRINGS
-        self.types: dict[str, int] = {}
-
-    def read(self, key: str) -> object:
-        window, at = self._window, self._window.offset
-        (kind,) = window.unpack(_U32)
-        self.types[key] = kind
-        if kind == _STRING:
-            return self._text(keep=True)
-        if kind == _ARRAY:
-            return self._array(key)
-        if kind not in _SCALARS:
-            window.fail(f"has the unknown value type {kind}", offset=at)
-        (value,) = window.unpack(_SCALAR_STRUCTS[kind])
-        if kind != _BOOL:
-            return value
-        if value > 1:
-            window.fail(f"is a BOOL with the value {value}", offset=at)
-        return bool(value)
-
-    def _text(self, *, keep: bool) -> str | ArrayInfo:
-        window, at = self._window, self._window.offset
-        (length,) = window.unpack(_U64)
-        window.check_remaining(length, f"a string of {length:,} bytes", offset=at)
-        if not keep or length > min(MAX_KEPT_STRING_BYTES, self._bytes_left):
-            window.skip(length)
-            return ArrayInfo(type_name="UINT8", n=length)
-        self._bytes_left -= length
-        try:
-            text = str(window.take(length), "utf-8")
-        except UnicodeDecodeError as error:
-            window.fail("its text is not UTF-8", offset=at + 8 + error.start)
-        if not text.isprintable():
-            _refuse_control_characters(window, text, at)
-        return text
-
-    def _array(self, key: str) -> tuple[object, ...] | ArrayInfo:
-        window, at = self._window, self._window.offset
-        kind, n = window.unpack(_ARRAY_HEAD)
-        if kind == _ARRAY:
-            window.fail("is an array of arrays, which the engine does not read", offset=at)
-        if kind != _STRING and kind not in _SCALARS:
-            window.fail(f"is an array of the unknown value type {kind}", offset=at)
-        name, code = _SCALARS.get(kind, ("STRING", ""))
-        size = 8 if kind == _STRING else _SCALAR_STRUCTS[kind].size
-        window.check_remaining(n * size, f"an array of {n:,} {name}", offset=at)
-        keep = not key.startswith("tokenizer.") and n <= min(MAX_KEPT_ARRAY, self._elements_left)
-        if kind == _STRING:
-            return self._strings(n, keep=keep, offset=at)
-        if not keep:
-            window.skip(n * size)
-            return ArrayInfo(type_name=name, n=n)
-        self._elements_left -= n
-        values = struct.unpack(f"<{n}{code}", window.take(n * size))
-        if kind != _BOOL:
-            return values
-        if any(value > 1 for value in values):
-            window.fail(f"is an array of BOOL with the value {max(values)}", offset=at)
-        return tuple(map(bool, values))
-
-    def _strings(self, n: int, *, keep: bool, offset: int) -> tuple[object, ...] | ArrayInfo:
-        self._strings_left -= n
-        if self._strings_left < 0:
-            self._window.fail(f"an array of {n:,} STRING: more than {MAX_STRINGS:,} in one header", offset=offset)
-        if not keep:
-            self._window.skip_strings(n)
-            return ArrayInfo(type_name="STRING", n=n)
-        self._elements_left -= n
-        return tuple(self._text(keep=True) for _ in range(n))
-
-
-def _refuse_control_characters(window: Window, text: str, at: int) -> None:
-    """Refuses what a terminal would act on (C0 but white space, DEL, C1). Templates need the rest of Unicode."""
-    for i, char in enumerate(text):
-        if (char < " " and char not in "\t\n\v\f\r") or "\x7f" <= char <= "\x9f":
-            inside = len(text[:i].encode())
-            window.fail(f"its text has the control character U+{ord(char):04X}", offset=at + 8 + inside)
 
 
 def _alignment(window: Window, metadata: Mapping[str, object], types: Mapping[str, int]) -> int:
@@ -280,7 +177,7 @@ def _read_tensors(window: Window, n_tensors: int, alignment: int) -> Iterator[Gg
         window.what = f"tensor {i}"
         window.certain_after = (n_tensors - i - 1) * _SMALLEST_TENSOR
         at = window.offset
-        name = _read_name(window, what="tensor", max_bytes=MAX_NAME_BYTES)
+        name = _read_name(window, max_bytes=MAX_NAME_BYTES)
         window.what = f"tensor {name!r}"
         if name in seen:
             window.fail("is there twice", offset=at)
@@ -292,21 +189,22 @@ def _read_tensors(window: Window, n_tensors: int, alignment: int) -> Iterator[Gg
         layout = types.get(kind)
         if layout is None:
             window.fail(f"has the unknown ggml type {kind}", offset=at)
-        n_bytes = layout.type_size
-        n_rows_elements = 1
-        for dim in shape:
-            n_rows_elements *= dim
-        if n_rows_elements == 0 or n_rows_elements >= 2**63:
-            window.fail(f"has the impossible shape {tuple(shape)}", offset=at)
-        if shape[0] % layout.block_size:
-            window.fail(f"rows of {shape[0]:,} are no whole number of {layout.name} blocks", offset=at)
-        n_bytes = n_rows_elements // layout.block_size * layout.type_size
+        n_bytes = _tensor_bytes(window, shape, layout, at=at)
         if expected + n_bytes >= 2**63:
             window.fail(f"ends at byte {expected + n_bytes:,} of the data, beyond any file", offset=at)
         if offset != expected:
             window.fail(_misplaced(offset, expected, alignment), offset=at)
         yield GgufTensor(name=name, shape=tuple(shape), type_name=layout.name, offset=offset, n_bytes=n_bytes)
         expected = pad(offset + n_bytes, alignment)
+
+
+def _tensor_bytes(window: Window, shape: list[int], layout: GgmlType, *, at: int) -> int:
+    n_elements = prod(shape)
+    if not 0 < n_elements < 2**63:
+        window.fail(f"has the impossible shape {tuple(shape)}", offset=at)
+    if shape[0] % layout.block_size:
+        window.fail(f"rows of {shape[0]:,} are no whole number of {layout.name} blocks", offset=at)
+    return n_elements // layout.block_size * layout.type_size
 
 
 def _misplaced(offset: int, expected: int, alignment: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -24,31 +24,35 @@ def shard_names(name: str) -> tuple[str, ...]:
 
 
 def read_split(
-    name: str, read: Callable[[str], GgufHeader], *, where: PurePath | str, exists: Callable[[str], bool] | None = None
+    name: str,
+    read: Callable[[str], GgufHeader],
+    *,
+    where: PurePath | str,
+    read_all: Callable[[Sequence[str]], Iterator[GgufHeader]] | None = None,
 ) -> GgufHeader:
-    """One header over all shards: metadata of the first, tensors of all in order. `read` reads one file by name.
+    """One header over all shards: metadata of the first, tensors of all in order. `read` reads one file by name,
+    `read_all` the other shards once it is known that there are some (by default one after the other).
 
     Raises BadModelFile naming the shard that is missing or does not belong.
     """
-    first = read(name)
-    n_shards = _count(first, "split.count", path=_at(where, name))
+    given = read(name)
+    n_shards = _count(given, "split.count", path=_at(where, name))
     if n_shards <= 1:
-        return first
+        return given
     names = shard_names(name)
     if len(names) != n_shards:
-        raise BadModelFile(
-            path=_at(where, name),
-            why=f"is one of {n_shards} shards, but its name does not end in -00001-of-{n_shards:05d}.gguf",
-        )
+        why = f"is one of {n_shards} shards, but its name does not end in -00001-of-{n_shards:05d}.gguf"
+        raise BadModelFile(path=_at(where, name), why=why)
+    others = [shard for shard in names if shard != name]
+    headers = read_all(others) if read_all is not None else map(read, others)
     shards = []
     for i, shard in enumerate(names):
         path = _at(where, shard)
         try:
-            header = first if shard == name else read(shard)
+            header = given if shard == name else next(headers)
         except BadModelFile as error:
-            raise BadModelFile(
-                path=path, why=f"shard {i + 1} of {n_shards}: {error.why}", offset=error.offset
-            ) from None
+            why = f"shard {i + 1} of {n_shards}: {error.why}"
+            raise BadModelFile(path=path, why=why, offset=error.offset) from None
         if _count(header, "split.no", path=path) != i or _count(header, "split.count", path=path) != n_shards:
             raise BadModelFile(path=path, why=f"does not say that it is shard {i + 1} of {n_shards}")
         shards.append(header)

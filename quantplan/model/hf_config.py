@@ -6,6 +6,7 @@ From a configuration alone the tensors are derived; with the safetensors headers
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ from quantplan.errors import UnsupportedArchitecture
 from quantplan.model.facts import TensorFacts
 from quantplan.model.hf.checkpoint import Matched, SafetensorsTensor, match
 from quantplan.model.hf.config import BadConfig, HfConfig, text_part
-from quantplan.model.hf.families import families
-from quantplan.model.hf.layout import Layout
+from quantplan.model.hf.families import Family, families
+from quantplan.model.hf.layout import Layout, Row
 from quantplan.model.hf.metadata import FILE_TYPE_IDS, base_metadata
+from quantplan.model.hf.quantized import FILE_TYPE_IDS as KEPT_IDS
+from quantplan.model.hf.quantized import UnsupportedQuantization, kept_type
 from quantplan.model.hf.types import converted_type
 
 __all__ = ["BadConfig", "ConvertedHeader", "SafetensorsTensor", "architecture_of", "header_from_config", "supported"]
@@ -75,22 +78,42 @@ def header_from_config(
 ) -> ConvertedHeader:
     """Metadata and tensors of the converted model.
 
-    Raises UnsupportedArchitecture for one that has no table, BadConfig where a field lacks or cannot be right.
+    Raises UnsupportedArchitecture for one that has no table, UnsupportedQuantization for a checkpoint that the
+    converter does not read, BadConfig where a field lacks or cannot be right.
     """
     architecture = architecture_of(config)
     family = families().get(architecture)
     if family is None:
         raise UnsupportedArchitecture(architecture=architecture, path=path, supported=supported())
+    try:
+        return _header(config, family, tensors=tensors, outtype=outtype, architecture=architecture)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        # a configuration is somebody else's input: whatever is in the wrong form ends here, not in a trace
+        raise BadConfig(key=architecture, why=f"has a value that cannot be read: {str(error)[:120]}") from error
+
+
+def _header(
+    config: Mapping[str, object],
+    family: Family,
+    *,
+    tensors: Sequence[SafetensorsTensor] | None,
+    outtype: str,
+    architecture: str,
+) -> ConvertedHeader:
     fields = HfConfig(config)
     n_block = family.n_block(fields)
     if not 0 < n_block <= 4096:
         raise BadConfig(key="num_hidden_layers", why=f"is out of range: {n_block}")
     layout = Layout(fields, n_block=n_block)
     family.tensors(fields, layout)
-    matched = _derived(layout) if tensors is None else match(layout.rows, tensors, config=fields)
+    quantization = fields.get("quantization_config")
+    kept = kept_type(quantization) if isinstance(quantization, Mapping) else None
+    if kept == "MXFP4" and family.arch != "gpt-oss":
+        raise UnsupportedQuantization(method="mxfp4", why=f"only that of gpt-oss, not of {architecture}")
+    matched = _derived(layout, kept) if tensors is None else match(layout.rows, tensors, config=fields)
     md = base_metadata(fields, family.arch_of(fields) if family.arch_of else family.arch, n_block=n_block)
     family.metadata(fields, md)
-    md.values["general.file_type"] = FILE_TYPE_IDS[outtype]
+    md.values["general.file_type"] = KEPT_IDS[kept] if kept else FILE_TYPE_IDS[outtype]
     md.values.setdefault(f"{md.arch}.vocab_size", fields.n("vocab_size", default=0))
     md.values["tokenizer.ggml.model"] = "no_vocab"
     return ConvertedHeader(
@@ -107,5 +130,15 @@ def header_from_config(
     )
 
 
-def _derived(layout: Layout) -> Matched:
-    return Matched(tensors=tuple((row.name, row.shape, None) for row in layout.rows if row.expected))
+def _derived(layout: Layout, kept: str | None) -> Matched:
+    """All rows that the configuration speaks of; a quantized checkpoint's experts stay MXFP4."""
+
+    def kind(row: Row) -> str | None:
+        packed = any(group[0].name.endswith("_blocks") for group in row.sources)
+        return "MXFP4" if packed and kept == "MXFP4" else None
+
+    warnings: tuple[str, ...] = ()
+    if kept == "NVFP4":
+        warnings = ("which tensors are NVFP4 is not in the configuration: all are taken for 16 bit",)
+    tensors = tuple((row.name, row.shape, kind(row)) for row in layout.rows if row.expected)
+    return Matched(tensors=tensors, warnings=warnings)

@@ -16,41 +16,17 @@ from urllib.parse import urljoin, urlsplit
 from quantplan import errors
 from quantplan.model.checkpoint import is_safe_name
 from quantplan.model.ranges import OpenRange, RangeAnswer
+from quantplan.model.repository import HubFile, Repository
 
 N_ATTEMPTS = 3
 CHUNK_BYTES = 64 * 1024
 MAX_REDIRECTS = 5
-MAX_ERROR_BODY_BYTES = 1_000_000
+MAX_SMALL_BODY_BYTES = 1_000_000
+MAX_ANSWER_S = 120.0  # for a whole answer: one byte every few seconds is no answer
+PLAIN = {"Accept-Encoding": "identity"}  # nothing to unpack: what arrives is as long as it is said to be
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubFile:
-    """One file of a repository. `sha256` is known for large files only."""
-
-    name: str
-    n_bytes: int | None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repository:
-    """A repository at one commit, by its present name (renamed ones answer under their old name too)."""
-
-    id: str
-    commit: str
-    files: tuple[HubFile, ...]
-    licence: str | None = None
-    gated: bool = False
-
-    def file(self, name: str) -> HubFile:
-        """Raises HubFileNotFound."""
-        for file in self.files:
-            if file.name == name:
-                return file
-        raise errors.HubFileNotFound(repo=self.id, file=name)
 
 
 class Hub:
@@ -99,8 +75,8 @@ class Hub:
 
         def fetch() -> bytes:
             content = bytearray()
-            with self._open(url, {}, where) as response:
-                for piece in response.iter_bytes(CHUNK_BYTES):
+            with self._open(url, PLAIN, where) as response:
+                for piece in _chunks(response, where):
                     content += piece
                     if len(content) > max_bytes:
                         raise errors.BadModelFile(path=f"{repo}/{file}", why=f"has more than {max_bytes >> 20} MiB")
@@ -125,7 +101,7 @@ class Hub:
     def _ranges(self, url: str, where: _Where) -> OpenRange:
         @contextmanager
         def open_range(start: int, end: int | None) -> Iterator[RangeAnswer]:
-            header = {"Range": f"bytes={start}-{'' if end is None else end - 1}", "Accept-Encoding": "identity"}
+            header = {**PLAIN, "Range": f"bytes={start}-{'' if end is None else end - 1}"}
             opened = self._ask(lambda: _Entered(self._open(url, header, where)), where)
             with opened as response:
                 yield _answer(response, where, start=start)
@@ -143,13 +119,13 @@ class Hub:
             with get_session().stream(
                 "GET", at, headers=sent, follow_redirects=False, timeout=self._timeout_s
             ) as response:
+                if int(response.headers.get("content-length") or 0) <= MAX_SMALL_BODY_BYTES and not response.is_success:
+                    response.read()  # what an error says; and the connection can be used again
                 if response.is_redirect:
                     at = _next_url(at, response.headers.get("location", ""), where)
                     continue
                 if response.status_code >= 400:
                     self._final_urls.pop(url, None)
-                    if int(response.headers.get("content-length") or 0) <= MAX_ERROR_BODY_BYTES:
-                        response.read()
                 hf_raise_for_status(response)
                 self._final_urls[url] = at
                 yield response
@@ -168,13 +144,13 @@ class Hub:
         for attempt in range(N_ATTEMPTS):
             try:
                 return ask()
-            except errors.QuantplanError:
-                raise
             except Exception as error:
-                known = _translate(error, where)
+                known = error if isinstance(error, errors.QuantplanError) else _translate(error, where)
                 if known is None:
                     raise
-                if attempt + 1 == N_ATTEMPTS or not _may_pass(error):
+                if attempt + 1 == N_ATTEMPTS or not _may_pass(error.__cause__ or error):
+                    if known is error:
+                        raise
                     raise known from error
             self._sleep(0.2 * 4**attempt)
         raise AssertionError("unreachable")
@@ -217,8 +193,14 @@ def _answer(response: Any, where: _Where, *, start: int) -> RangeAnswer:
 
 
 def _chunks(response: Any, where: _Where) -> Iterator[bytes]:
+    start = time.monotonic()
     try:
-        yield from response.iter_raw(CHUNK_BYTES)
+        for piece in response.iter_raw(CHUNK_BYTES):
+            yield piece
+            if time.monotonic() - start > MAX_ANSWER_S:
+                raise errors.HubUnreachable(url=where.url, why=f"the answer is not complete after {MAX_ANSWER_S:.0f} s")
+    except errors.QuantplanError:
+        raise
     except Exception as error:
         known = _translate(error, where)
         if known is None:
@@ -233,7 +215,7 @@ def _next_url(url: str, location: str, where: _Where) -> str:
     return target
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether asking again may help: a broken connection or a 5xx, not a refusal, a timeout or a missing network."""
     name = type(error).__name__
     response = getattr(error, "response", None)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from quantplan import errors
 from quantplan.model.gguf_header import GgufHeader, parse_gguf_header
 from quantplan.model.gguf_split import read_split
-from quantplan.model.hub import Hub, HubFile, Repository
+from quantplan.model.hub import Hub
 from quantplan.model.hub_cache import HubCache
 from quantplan.model.kept_facts import (
     from_kept,
@@ -19,7 +19,8 @@ from quantplan.model.kept_facts import (
     tensors_to_json,
     to_kept,
 )
-from quantplan.model.ranges import OpenRange, RangeSource
+from quantplan.model.ranges import MAX_OVERSHOOT_BYTES, SHARD_OVERSHOOT_BYTES, OpenRange, RangeSource
+from quantplan.model.repository import HubFile, Repository
 from quantplan.model.safetensors_header import SafetensorsTensor, header_length, parse_safetensors_header
 
 N_CONNECTIONS = 32
@@ -111,25 +112,31 @@ class HubFiles:
         folder, _, base = name.rpartition("/")
         prefix = f"{folder}/" if folder else ""
 
-        def read(shard: str) -> GgufHeader:
+        def read(shard: str, overshoot_bytes: int = MAX_OVERSHOOT_BYTES) -> GgufHeader:
             file = self.repository.file(prefix + shard)
-            source = RangeSource(f"{repo}/{file.name}", self._hub.ranges(repo, commit, file.name), size=file.n_bytes)
-            with source:
+            ranges = self._hub.ranges(repo, commit, file.name)
+            label = f"{repo}/{file.name}"
+            with RangeSource(label, ranges, size=file.n_bytes, overshoot_bytes=overshoot_bytes) as source:
                 return parse_gguf_header(source)
+
+        def read_all(shards: Sequence[str]) -> Iterator[GgufHeader]:
+            with ThreadPoolExecutor(max_workers=min(N_CONNECTIONS, len(shards))) as pool:
+                yield from pool.map(lambda shard: read(shard, SHARD_OVERSHOOT_BYTES), shards)
 
         kept = header_from_json(self._cache.get(repo, commit, f"gguf:{name}"))
         if kept is not None:
             return kept
-        header = read_split(base, read, where=f"{repo}/{folder}".rstrip("/"))
+        header = read_split(base, read, where=f"{repo}/{folder}".rstrip("/"), read_all=read_all)
         self._cache.put(repo, commit, f"gguf:{name}", header_to_json(header))
         return header
 
 
 def _read_range(ranges: OpenRange, start: int, end: int) -> bytes:
+    """Those bytes. An answer that is read to its end leaves its connection for the next request."""
+    content = bytearray()
     with ranges(start, end) as answer:
-        content = bytearray()
         for piece in answer.chunks:
             content += piece
-            if len(content) >= end - start:
+            if len(content) > end - start:
                 break
     return bytes(content[: end - start])

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 from quantplan.errors import BadModelFile, HubUnreachable
-from quantplan.units import MIB
+from quantplan.units import KIB, MIB
 
 MAX_OVERSHOOT_BYTES = MIB
+SHARD_OVERSHOOT_BYTES = 64 * KIB  # for the shards after the first: they hold tensors only, some 60 bytes each
 MAX_RANGE_REQUESTS = 4  # beside them one answer that redirects and one listing of the repository: 6 in all
 MAX_BROKEN = 2
 
@@ -36,8 +37,16 @@ class RangeSource:
     text), so a large header takes several; the last one allowed is open-ended and closed when the header has ended.
     """
 
-    def __init__(self, name: str, open_range: OpenRange, *, size: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_range: OpenRange,
+        *,
+        size: int | None = None,
+        overshoot_bytes: int = MAX_OVERSHOOT_BYTES,
+    ) -> None:
         self.name, self.size = name, size
+        self._overshoot_bytes = overshoot_bytes
         self.n_requests = self.n_bytes = 0
         self._open_range = open_range
         self._stack = ExitStack()
@@ -73,7 +82,7 @@ class RangeSource:
         self._stack.close()
         self._stack = ExitStack()
         last = self.n_requests >= MAX_RANGE_REQUESTS - 1
-        end = None if last else start + certain + MAX_OVERSHOOT_BYTES - 1
+        end = None if last else start + certain + self._overshoot_bytes - 1
         if end is not None and self.size is not None:
             end = min(end, self.size)
         self.n_requests += 1

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from quantplan.model import catalog
-from quantplan.model.catalog import CatalogEntry
 from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts, TensorFacts
 from quantplan.model.gguf_facts import facts_from_metadata
 from quantplan.model.gguf_header import ArrayInfo, GgufHeader
-from quantplan.model.hf_config import ConvertedHeader, header_from_config
 from quantplan.model.resolve import (
     Catalog,
     CatalogModel,
@@ -22,6 +20,10 @@ from quantplan.model.resolve import (
     resolve_model,
 )
 
+if TYPE_CHECKING:
+    from quantplan.model.catalog import CatalogEntry
+    from quantplan.model.hf_config import ConvertedHeader
+
 TOKENS_KEY = "tokenizer.ggml.tokens"
 
 
@@ -31,6 +33,8 @@ def read_model(model: str, *, cache: Path | None = None, endpoint: str | None = 
 
     Raises UnknownModel, BadModelFile, BadConfig, UnsupportedArchitecture, ChooseFile or a HubError.
     """
+    from quantplan.model import catalog
+
     known = Catalog(find=catalog.find, near=catalog.near)
     return facts_of(resolve_model(model, catalog=known, cache=cache, endpoint=endpoint))
 
@@ -46,6 +50,8 @@ def facts_of(found: ModelSource[CatalogEntry]) -> ModelFacts:
 
 def convert(found: CheckpointModel) -> ConvertedHeader:
     """The header that the converter would write for a checkpoint."""
+    from quantplan.model.hf_config import header_from_config  # 25 ms that a GGUF need not pay
+
     return header_from_config(found.config, tensors=found.tensors, path=found.source.file or found.id)
 
 
@@ -89,6 +95,8 @@ def _facts_of_entry(entry: CatalogEntry, warnings: Sequence[str]) -> ModelFacts:
     if entry.folder is not None:
         bundled = facts_of(from_path(entry.folder))
         return replace(bundled, id=entry.id, warnings=(*warnings, *bundled.warnings))
+    from quantplan.model.hf_config import header_from_config
+
     converted = header_from_config(entry.config, path=entry.id)
     facts = facts_from_metadata(
         converted.metadata,

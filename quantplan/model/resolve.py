@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from quantplan import errors
 from quantplan.model.checkpoint import INDEX_FILE, FolderFiles, read_checkpoint, read_small
 from quantplan.model.facts import SourceFacts
-from quantplan.model.gguf_choice import choose_gguf, model_files
+from quantplan.model.gguf_choice import choose_gguf, holds_only_gguf
 from quantplan.model.gguf_header import GgufHeader, parse_gguf_header, read_gguf_header
 from quantplan.model.gguf_split import read_split
-from quantplan.model.hub_cache import HubCache
-from quantplan.model.model_name import HubName, hub_name, hub_name_of_url
 from quantplan.model.safetensors_header import MAX_CONFIG_BYTES, SafetensorsTensor, parse_json_object
 from quantplan.places import cache_folder
 
 if TYPE_CHECKING:
     from quantplan.model.hub_files import HubFiles
+    from quantplan.model.model_name import HubName
 
 Entry = TypeVar("Entry")
 
@@ -82,6 +81,8 @@ def resolve_model(
     path = _existing(model)
     if path is not None:
         return from_path(path)
+    from quantplan.model.model_name import hub_name  # what a local file does not need is imported where it is used
+
     name = hub_name(model)
     if model.startswith(("./", "../", "/", "~")) or (name is None and model.endswith(".gguf")):
         raise errors.BadModelFile(path=model, why="no such file or folder")
@@ -132,7 +133,7 @@ def _from_gguf(path: Path) -> GgufModel:
 def _from_folder(folder: Path) -> GgufModel | CheckpointModel:
     files = FolderFiles(folder)
     names = files.names()
-    if "config.json" not in names and model_files(names):
+    if holds_only_gguf(names):
         return _from_gguf(folder / choose_gguf(names, model=str(folder)))
     found = read_checkpoint(files)
     return CheckpointModel(
@@ -151,6 +152,7 @@ def from_hub(
 ) -> ModelSource[Entry]:
     """A model on the hub; where the hub cannot be asked, the catalog's entry of it, with a warning."""
     from quantplan.model.hub import Hub
+    from quantplan.model.hub_cache import HubCache
     from quantplan.model.hub_files import HubFiles, find_repository
 
     kept = HubCache(cache or cache_folder() / "hub")
@@ -161,6 +163,8 @@ def from_hub(
         return _from_repository(name, files, warnings=warnings)
     except (errors.HubOffline, errors.HubUnreachable) as error:
         entry = catalog.find(name.repo)
+        if entry is None and (near := tuple(catalog.near(name.repo))):
+            raise errors.NotInCatalog(model=name.repo, near=near, why=str(error)) from error
         if entry is None:
             raise
         return CatalogModel(entry=entry, warnings=(f"{error}: {name.repo} is answered from the catalog",))
@@ -171,7 +175,7 @@ def from_hub(
 def _from_repository(name: HubName, files: HubFiles, *, warnings: tuple[str, ...]) -> GgufModel | CheckpointModel:
     repository, names = files.repository, files.names()
     file = name.file
-    if file is None and (name.quant is not None or ("config.json" not in names and model_files(names))):
+    if file is None and (name.quant is not None or holds_only_gguf(names)):
         file = choose_gguf(names, model=repository.id, quant=name.quant)
     source = SourceFacts(repo=repository.id, revision=repository.commit, file=file)
     if file is not None:
@@ -198,6 +202,7 @@ def _from_url(
     url: str, *, catalog: Catalog[Entry], cache: Path | None = None, endpoint: str | None = None
 ) -> ModelSource[Entry]:
     from quantplan.model.hub import Hub
+    from quantplan.model.model_name import hub_name_of_url
     from quantplan.model.ranges import RangeSource
 
     hub = Hub(endpoint=endpoint)

@@ -42,6 +42,7 @@ class BuildRequest:
     make_plan: Callable[[Path, str], Plan | None]
     host: Mapping[str, Any]
     clean: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +79,9 @@ def build(request: BuildRequest, *, tell: Tell, run: Runner = run_tool) -> tuple
 
     Finished steps are not repeated. Raises NoDiskSpace before any work, ToolFailed naming the step that failed.
     """
+    _check_space(request)
     folder = request.output / ".work" / request.source.name
     folder.mkdir(parents=True, exist_ok=True)
-    _check_space(request)
     work = _Work(request=request, folder=folder, record=Record(folder / "run.json"), run=run, tell=tell)
     steps = [_convert(work)]
     quants = dict.fromkeys(quant for quant in (BASELINE, *request.quants) if quant != "BF16")
@@ -105,7 +106,8 @@ def _check_space(request: BuildRequest) -> None:
     n_models = 1 + len(set(request.quants) | {BASELINE})
     need = weights + (n_models - 1) * weights * 17 // 32 + 2 * scores
     made = sum(path.stat().st_size for path in (request.output / ".work" / request.source.name).glob("*.gguf"))
-    free = shutil.disk_usage(request.output).free
+    there = next(path for path in (request.output, *request.output.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free < need - made:
         raise NoDiskSpace(path=request.output, need_bytes=need - made, free_bytes=free)
 

@@ -26,9 +26,29 @@ def kv_bytes_after(metadata: Mapping[str, object], *, kv_bytes: int) -> int:
     return kv_bytes
 
 
+def info_bytes(tensors: Sequence[TensorFacts], *, trailing_ones: bool) -> int:
+    """Bytes of the tensor infos. The engine writes no trailing dimensions of one; converters may."""
+    dims = (len(t.shape) if trailing_ones else n_dims(t.shape) for t in tensors)
+    return sum(8 + len(t.name.encode()) + 4 + 8 * n + 4 + 8 for t, n in zip(tensors, dims, strict=True))
+
+
+def source_kv_bytes(
+    metadata: Mapping[str, object], tensors: Sequence[TensorFacts], *, data_offset: int, alignment: int = 32
+) -> int | None:
+    """The key-value section of a GGUF, padding included, of where its data begins.
+
+    Exact for what llama-quantize makes of it only where nothing but types changes; else None.
+    """
+    infos = info_bytes(tensors, trailing_ones=True)
+    changed = infos != info_bytes(tensors, trailing_ones=False) or any(key not in metadata for key in _SET_KEYS)
+    if changed or any(key in metadata for key in _REMOVED_KEYS) or metadata.get("general.alignment", 32) != alignment:
+        return None
+    return data_offset - _FIXED_BYTES - infos
+
+
 def header_bytes(
     tensors: Sequence[TensorFacts], metadata: Mapping[str, object], *, kv_bytes: int, alignment: int = 32
 ) -> int:
     """Bytes before the tensor data: fixed part, key-values, tensor infos, padded."""
-    infos = sum(8 + len(t.name.encode()) + 4 + 8 * n_dims(t.shape) + 4 + 8 for t in tensors)
+    infos = info_bytes(tensors, trailing_ones=False)
     return pad(_FIXED_BYTES + kv_bytes_after(metadata, kv_bytes=kv_bytes) + infos, alignment)

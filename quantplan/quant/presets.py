@@ -68,6 +68,8 @@ _FALLBACK = {
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
 }
+# File types whose rules in llama_tensor_get_type_impl() look at has_imatrix.
+CHANGED_BY_IMATRIX = frozenset({"Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS", "IQ3_XXS"})
 # tensor_requires_imatrix()
 _NEEDS_IMATRIX = frozenset({"IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S"})
 
@@ -171,6 +173,7 @@ class _Source:
     rows: tuple[_Row, ...]
     n_attention_wv: int
     tied: bool
+    n_elements: int
 
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
@@ -188,7 +191,8 @@ def _survey(tensors: tuple[TensorFacts, ...], arch: str, leave_output: bool) -> 
     rows = [row(tensor) for tensor in tensors]
     rows.sort(key=lambda r: (-1 if r.layer is None else r.layer, r.tensor.name))
     n_wv = sum(r.category in ATTN_V_LIKE for r in rows)
-    return _Source(tuple(rows), n_wv, all(r.category is not Category.OUTPUT for r in rows))
+    tied = all(r.category is not Category.OUTPUT for r in rows)
+    return _Source(tuple(rows), n_wv, tied, sum(tensor.n_elements for tensor in tensors))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -273,17 +277,17 @@ def known_type(name: str) -> str:
 
 
 def _result(run: _Run, types: list[str], metadata: Mapping[str, object], kv_bytes: int | None) -> PresetResult:
-    table = ggml_types()
     out: list[TensorFacts] = []
-    total = padded = elements = 0
+    total = padded = 0
     needs = False
     requantized: list[str] = []
+    known: dict[tuple[tuple[int, ...], str], int] = {}  # a model has few shapes
     for row, kind in zip(run.source.rows, types, strict=True):
         tensor = row.tensor
-        n_bytes = table[kind].row_bytes(tensor.shape[0]) * (
-            tensor.n_elements // tensor.shape[0] if tensor.shape[0] else 0
-        )
-        total, padded, elements = total + n_bytes, padded + pad(n_bytes, ALIGNMENT_BYTES), elements + tensor.n_elements
+        n_bytes = known.get((tensor.shape, kind))
+        if n_bytes is None:
+            n_bytes = known[tensor.shape, kind] = _bytes(tensor, kind)
+        total, padded = total + n_bytes, padded + pad(n_bytes, ALIGNMENT_BYTES)
         needs = needs or (row.quantizable and _requires_imatrix(row, kind, run.preset.file_type))
         if kind != tensor.type_name:
             if tensor.type_name not in _UNQUANTIZED:
@@ -297,12 +301,17 @@ def _result(run: _Run, types: list[str], metadata: Mapping[str, object], kv_byte
         tensor_bytes=total,
         padded_tensor_bytes=padded,
         tensor_types=dict(sorted(Counter(types).items())),
-        n_elements=elements,
+        n_elements=run.source.n_elements,
         needs_imatrix=needs,
         fallbacks=tuple(run.fallbacks),
         requantized=tuple(requantized),
         file_bytes=None if header is None else header + padded,
     )
+
+
+def _bytes(tensor: TensorFacts, kind: str) -> int:
+    row = tensor.shape[0]
+    return ggml_types()[kind].row_bytes(row) * (tensor.n_elements // row) if row else 0
 
 
 def _requires_imatrix(row: _Row, kind: str, file_type: str) -> bool:

@@ -88,7 +88,9 @@ def _explained(plan: Plan, found: Found, facts: ModelFacts) -> list[str]:
     if found.rejected:
         lines += ["", "Rejected", *(f"  {one.what}: {one.why}" for one in found.rejected)]
     lines += ["", "Where numbers come from", f"  model    {facts.origin.value}"]
-    lines.append("  memory   weights by tensor type and context by cell: exact; compute buffers: a rule of thumb")
+    lines.append(
+        "  memory   calculated from the tensors, the cache's cells and the engine's compute graph (llama.cpp 0c1e570)"
+    )
     lines += [f"  {name}  {figure.origin}" for name, figure in (("speed   ", plan.decode_tokens_per_s),) if figure]
     lines += [f"  quality  {plan.quality.origin}"] if plan.quality else []
     lines += [f"  margin   {m.device}: {format_size(m.bytes)} stay free for {m.why}" for m in plan.margin]

@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
 
-def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "quantplan", *words], capture_output=True, text=True, cwd=cwd, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_context_of_llama_3_1_8b_is_exact() -> None:
 
 
 def test_an_unknown_model() -> None:
-    done = run("recommend", "meta-llama/Llama-3.1-8B-Instrukt")
+    done = run("recommend", "meta-llama/Llama-3.1-8B-Instrukt", HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0].startswith("Error: no model called 'meta-llama/Llama-3.1-8B-Instrukt'")
     assert f"near names: {LLAMA}" in done.stderr

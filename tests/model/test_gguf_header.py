@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from pathlib import Path
 
 import gguf
 import pytest
-from gguf_fixture import write_gguf
+from gguf_fixture import vocabulary_gguf, write_gguf
 
 from quantplan.errors import BadModelFile
 from quantplan.model.gguf_header import ArrayInfo, GgufTensor, read_gguf_header
+from quantplan.units import GIB
 
 
 def test_every_value_type_and_the_tensors(tmp_path: Path) -> None:
@@ -54,3 +57,24 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "m-00002-of-00003.gguf").unlink()
     with pytest.raises(BadModelFile, match=r"m-00002-of-00003\.gguf: shard 2 of 3: No such file or directory"):
         read_gguf_header(tmp_path / "m-00001-of-00003.gguf")
+
+
+def test_a_real_vocabulary_takes_at_most_100_ms_and_60_mb(tmp_path: Path) -> None:
+    """Time of the processor, as tests share it. scripts/bench_gguf_header.py measures beside gguf.GGUFReader."""
+    path = tmp_path / "m.gguf"
+    head = vocabulary_gguf(tmp_path / "x", n_tokens=128_256, n_merges=280_147, token_bytes=7)
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + 16 * GIB)
+    took = []
+    for _ in range(5):
+        start = time.process_time()
+        header = read_gguf_header(path)
+        took.append(time.process_time() - start)
+    assert header.metadata["tokenizer.ggml.merges"] == ArrayInfo(type_name="STRING", n=280_147)
+    assert min(took) <= 0.1
+    tracemalloc.start()
+    read_gguf_header(path)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes <= 2_000_000  # a few windows; the bar is 60 MB

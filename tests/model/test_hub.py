@@ -167,6 +167,9 @@ def test_no_network_answers_as_last_seen_then_from_the_catalog_then_not(hub: Loo
     assert answer.warnings[0].endswith("org/other is answered from the catalog")
     with pytest.raises(errors.HubUnreachable, match="no connection"):
         resolve("org/unknown", dead, tmp_path, catalog)
+    like = Catalog(find=lambda name: None, near=lambda name: ["org/other"])
+    with pytest.raises(errors.UnknownModel, match=r"near names: org/other \(hub: http.* no connection"):
+        resolve("org/othr", dead, tmp_path, like)
 
 
 def test_the_catalog_answers_before_the_hub_unless_a_revision_is_asked(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -260,7 +263,13 @@ def test_a_gguf_of_a_repository_is_chosen_by_quant_or_name(hub: LoopbackHub, tmp
     write_gguf(tmp_path / "m.gguf")
     write_gguf(tmp_path / "s.gguf", split_max_tensors=1)
     one = (tmp_path / "m.gguf").read_bytes()
-    files = {"m-Q4_K_M.gguf": one, "m-Q4_K_S.gguf": one, "mmproj-F16.gguf": b"", "README.md": b""}
+    files = {
+        "config.json": CONFIG,
+        "m-Q4_K_M.gguf": one,
+        "m-Q4_K_S.gguf": one,
+        "mmproj-F16.gguf": b"",
+        "README.md": b"",
+    }
     files |= {f"BF16/m-BF16-{p.name[2:]}": p.read_bytes() for p in tmp_path.glob("s-*.gguf")}
     commit = hub.add("org/m-GGUF", files).commit
     cache = tmp_path / "cache"

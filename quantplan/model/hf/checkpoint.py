@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
 from quantplan.model.hf.config import HfConfig
 from quantplan.model.hf.layout import Row, Shape
+from quantplan.model.hf.quantized import Stored, read_quantized
+
+Placed = tuple[str, Shape, str | None]
 
 _DTYPE_BITS = {
     "BF16": 16, "F16": 16, "F32": 32, "F64": 64, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8,
@@ -59,7 +62,8 @@ _OTHER_PARTS = (
     "patch_merge_mlp.", "model.connector.",
 )  # fmt: skip
 # prepare_tensors(): never needed
-_UNUSED_ENDS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+_UNUSED_ENDS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+_UNUSED_PARTS = ("cls.predictions", "cls.seq_relationship", "pooler.dense", "embeddings.position_ids", ".mlp.act_fn.")
 
 
 def is_other_modality(name: str) -> bool:
@@ -70,22 +74,59 @@ def normal_name(name: str) -> str:
     """ModelBase.filter_tensors()."""
     if name.endswith("e_score_correction_bias"):
         name = name.removesuffix("e_score_correction_bias") + "e_score_correction.bias"
-    return name.replace("language_model.", "")
+    return _unprefixed(name.replace("language_model.", ""))
+
+
+# prefixes that single model classes take away in their filter_tensors(), and what BERT calls its norms in old files
+_PREFIXES = ("bert.", "thinker.")
+_OLD_ENDS = ((".gamma", ".weight"), (".beta", ".bias"))
+
+
+def _unprefixed(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    for old, new in _OLD_ENDS:
+        if name.endswith(f"LayerNorm{old}"):
+            name = name.removesuffix(old) + new
+    if "ernie." in name:
+        name = name.replace("ernie.", "model.")
+    return name.replace("text_model.", "")
 
 
 def match(rows: Sequence[Row], tensors: Sequence[SafetensorsTensor], *, config: HfConfig) -> Matched:
-    """Each row with its sources in the checkpoint; what is left over is named in a warning."""
-    del config
-    here: dict[str, SafetensorsTensor] = {}
+    """Each row with its sources in the checkpoint; what is left over is named in a warning.
+
+    Raises UnsupportedQuantization for a checkpoint in a form that the converter does not read.
+    """
+    here: dict[str, Stored] = {}
     vision_bytes = vision_parameters = 0
     for tensor in tensors:
         if is_other_modality(tensor.name):
             vision_bytes += n_bytes(tensor)
             vision_parameters += n_elements(tensor)
-        elif not tensor.name.endswith(_UNUSED_ENDS):
-            here[normal_name(tensor.name)] = tensor
+        elif not (tensor.name.endswith(_UNUSED_ENDS) or any(part in tensor.name for part in _UNUSED_PARTS)):
+            here[normal_name(tensor.name)] = Stored(tensor.shape)
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, Mapping):
+        read_quantized(here, quantization)
+    out, used, missing = _place(rows, here)
+    left = [name for name in here if name not in used]
+    return Matched(
+        tensors=tuple(out),
+        vision_bytes=vision_bytes,
+        vision_parameters=vision_parameters,
+        dropped=tuple(left),
+        warnings=(
+            *_told("the checkpoint lacks", missing),
+            *_told("in the checkpoint that the GGUF has no place for:", left),
+        ),
+    )
+
+
+def _place(rows: Sequence[Row], here: Mapping[str, Stored]) -> tuple[list[Placed], set[str], list[str]]:
+    """GGUF tensors, the names used for them, and the rows that should be there and are not."""
+    out: list[Placed] = []
     used: set[str] = set()
-    out: list[tuple[str, Shape, str | None]] = []
     missing: list[str] = []
     for row in rows:
         names = _sources(row, here)
@@ -96,18 +137,21 @@ def match(rows: Sequence[Row], tensors: Sequence[SafetensorsTensor], *, config: 
                 out.append((row.name, row.shape, None))
             continue
         used.update(names)
-        out.append((row.name, _shape(row, names, here), None))
-    left = [name for name in here if name not in used]
-    return Matched(
-        tensors=tuple(out),
-        vision_bytes=vision_bytes,
-        vision_parameters=vision_parameters,
-        dropped=tuple(left),
-        warnings=(
-            *_told("the checkpoint lacks", missing),
-            *_told("of the checkpoint have no place in the GGUF:", left),
-        ),
-    )
+        kind = _kept(names, here)
+        if names[0].endswith("_blocks"):
+            used.update(name.removesuffix("_blocks") + "_scales" for name in names)
+        out.append((row.name, _shape(row, names, here), kind))
+        scales = here[names[0]].scales if kind == "NVFP4" else ()
+        n_scales = row.shape[2] if len(row.shape) > 2 else 1
+        out += [(row.name.removesuffix(".weight") + suffix, (n_scales,), "F32") for suffix in scales]
+    return out, used, missing
+
+
+def _kept(names: Sequence[str], here: Mapping[str, Stored]) -> str | None:
+    if names[0].endswith("_blocks"):
+        return "MXFP4"  # gpt-oss: blocks of experts
+    kinds = {here[name].kind for name in names}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _told(what: str, names: list[str]) -> tuple[str, ...]:
@@ -117,10 +161,12 @@ def _told(what: str, names: list[str]) -> tuple[str, ...]:
     return (f"{len(names)} tensors {what} {', '.join(names[:3])}{more}",)
 
 
-def _sources(row: Row, here: dict[str, SafetensorsTensor]) -> list[str] | None:
+def _sources(row: Row, here: Mapping[str, Stored]) -> list[str] | None:
     """The first alternative that is there as a whole."""
     for group in row.sources:
         if group[0].name.replace("{x}", "0") not in here:
+            continue
+        if sum(source.n for source in group) > len(here):
             continue
         names = [name for source in group for name in source.names()]
         if all(name in here for name in names):
@@ -128,7 +174,7 @@ def _sources(row: Row, here: dict[str, SafetensorsTensor]) -> list[str] | None:
     return None
 
 
-def _shape(row: Row, names: list[str], here: dict[str, SafetensorsTensor]) -> Shape:
+def _shape(row: Row, names: list[str], here: Mapping[str, Stored]) -> Shape:
     """The checkpoint's shape where the row is one of its tensors as it is, else the family's."""
     actual = here[names[0]].shape
     if row.whole and len(names) == 1 and len(actual) == len(row.shape):

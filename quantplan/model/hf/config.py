@@ -12,6 +12,7 @@ from quantplan.places import data_file
 
 # conversion/base.py (commit 0c1e570), ModelBase.load_hparams(): where other projects keep the text configuration
 _TEXT_PARTS = ("text_config", "llm_config", "lm_config", "language_config", "lfm")
+_TIED = "tie_word_embeddings"
 _NO_ROW: Mapping[str, Any] = {"fields": {}}
 
 
@@ -58,6 +59,9 @@ class HfConfig:
             self.model_type = str(text.get("model_type") or top_row.get("text") or self.top_type)
             row = _defaults().get(self.model_type, _NO_ROW)
             merged |= {**row["fields"], **_aliased(text, row)}
+            # a vision model ties its own embeddings: what it says counts before what its text part says
+            said = (config.get(_TIED), text.get(_TIED), top_row["fields"].get(_TIED), row["fields"].get(_TIED))
+            merged[_TIED] = next((value for value in said if value is not None), None)
         self.known_type = row is not _NO_ROW
         self._row = row
         self.given = frozenset(text if text is not None else config)
@@ -129,7 +133,7 @@ class HfConfig:
         if "type" in rope:
             rope.setdefault("rope_type", rope["type"])
         theta = self.first("global_rope_theta", "rope_theta", "rotary_emb_base")
-        if theta is None and self.known_type:
+        if theta is None and "rope_parameters" in self._row.get("computed", ()):
             default = self._row.get("default_theta")
             theta = default if isinstance(default, (int, float)) else None
         local = self.first("local_rope_theta", "rope_local_theta", "swa_rope_theta", "rope_local_base_freq")

@@ -218,6 +218,9 @@ def dsa_metadata(c: HfConfig, md: Metadata) -> None:
     md.put("attention.indexer.head_count", c.n("index_n_heads"))
     md.put("attention.indexer.key_length", c.n("index_head_dim"))
     md.put("attention.indexer.top_k", c.n("index_topk"))
+    if md.arch == "glm-dsa":
+        kinds = c.items("indexer_types") or ["full"] * c.n("num_hidden_layers")
+        md.put("attention.indexer.types", [kind == "full" for kind in kinds])
 
 
 FAMILIES = {

@@ -28,7 +28,9 @@ def families() -> Mapping[str, Family]:
     from quantplan.model.hf import (
         deepseek,
         dense,
+        encoders,
         experts,
+        gemma4,
         hybrid,
         mamba_hybrids,
         moe,
@@ -38,5 +40,5 @@ def families() -> Mapping[str, Family]:
         vision,
     )
 
-    parts = (dense, variants, older, moe, experts, deepseek, recurrent, mamba_hybrids, hybrid, vision)
+    parts = (dense, variants, older, moe, experts, deepseek, recurrent, mamba_hybrids, hybrid, gemma4, vision, encoders)
     return {name: family for part in parts for name, family in part.FAMILIES.items()}

@@ -9,6 +9,7 @@ from quantplan.model.hf.dense import (
     heads_kv,
     qk_norm_all_heads,
     qk_norm_by_head,
+    sliding_pattern,
 )
 from quantplan.model.hf.families import Family
 from quantplan.model.hf.layout import Block, Layout
@@ -84,6 +85,12 @@ def expert_widths(c: HfConfig, md: Metadata) -> None:
         md.put("expert_feed_forward_length", c.n("moe_intermediate_size"))
     if c.get("shared_expert_intermediate_size") is not None:
         md.put("expert_shared_feed_forward_length", c.n("shared_expert_intermediate_size"))
+
+
+def mellum_metadata(c: HfConfig, md: Metadata) -> None:
+    expert_widths(c, md)
+    md.put("attention.sliding_window", c.n("sliding_window"))
+    sliding_pattern(md, c.layer_types())
 
 
 def olmoe_tensors(c: HfConfig, t: Layout) -> None:
@@ -230,9 +237,11 @@ def glm4_moe_metadata(c: HfConfig, md: Metadata) -> None:
 FAMILIES = {
     "Qwen2MoeForCausalLM": Family("qwen2moe", qwen2_moe_tensors, expert_widths),
     "Qwen3MoeForCausalLM": Family("qwen3moe", qwen3_moe_tensors, expert_widths),
+    "MellumForCausalLM": Family("mellum", qwen3_moe_tensors, mellum_metadata),
     "OlmoeForCausalLM": Family("olmoe", olmoe_tensors, olmoe_metadata),
     "MiniMaxM2ForCausalLM": Family("minimax-m2", minimax_m2_tensors, minimax_m2_metadata),
     "GptOssForCausalLM": Family("gpt-oss", gpt_oss_tensors, gpt_oss_metadata),
     "Ernie4_5_MoeForCausalLM": Family("ernie4_5-moe", ernie_moe_tensors, ernie_moe_metadata),
     "Glm4MoeForCausalLM": Family("glm4moe", glm4_moe_tensors, glm4_moe_metadata, blocks_with_nextn),
+    "SolarOpenForCausalLM": Family("glm4moe", glm4_moe_tensors, glm4_moe_metadata, blocks_with_nextn),
 }

@@ -240,7 +240,9 @@ def chatglm_tensors(c: HfConfig, t: Layout) -> None:
 
 def chatglm_metadata(c: HfConfig, md: Metadata) -> None:
     rope = c.rope()
-    md.keep(*WIDTHS, *HEADS, "attention.layer_norm_rms_epsilon")
+    md.keep(*WIDTHS, *HEADS)
+    md.put("context_length", c.n("seq_length", "hidden_size"))  # ChatGLMModel falls back on the width
+    md.put_f32("attention.layer_norm_rms_epsilon", c.get("layernorm_epsilon", 1e-5))
     md.put("rope.dimension_count", int(head_dim(c) * float(rope.get("partial_rotary_factor", 0.5))))
     md.values["tokenizer.ggml.add_bos_token"] = False
     md.put_f32("rope.freq_base", rope.get("rope_theta", 10000.0))

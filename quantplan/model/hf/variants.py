@@ -164,9 +164,9 @@ def exaone4_metadata(c: HfConfig, md: Metadata) -> None:
 
 
 def glm4_tensors(c: HfConfig, t: Layout) -> None:
-    """Four norms a layer; gate and up in one matrix."""
+    """Four norms a layer; gate and up in one matrix. The vision model's attention has its biases always."""
     t.ends()
-    bias = c.flag("attention_bias")
+    bias = c.flag("attention_bias") or c.model_type == "glm4v_text"
     n_ff = c.n("intermediate_size")
     for i in range(t.n_block):
         b = t.block(i)

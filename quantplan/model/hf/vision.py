@@ -56,7 +56,7 @@ FAMILIES = {
     ),
     "Qwen3VLMoeForConditionalGeneration": Family("qwen3vlmoe", qwen3_moe_tensors, qwen3_vl_moe_metadata),
     **dict.fromkeys(
-        ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
+        ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM", "MiniCPMV4_6ForConditionalGeneration"),
         Family("qwen35", _QWEN35, qwen35_metadata, qwen_next_blocks),
     ),
     **dict.fromkeys(

@@ -1,0 +1,63 @@
+"""`quantplan inspect`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantplan.cli.options import emit, json_option
+
+if TYPE_CHECKING:
+    from quantplan.model.facts import ModelFacts
+
+
+@click.command("inspect", epilog="Example: quantplan inspect meta-llama/Llama-3.1-8B-Instruct")
+@click.argument("model")
+@click.option("--tensors", is_flag=True, help="List every tensor with its shape and type.")
+@click.option("--verify", is_flag=True, help="Ask llama-quantize for every preset, on a file without weights.")
+@json_option
+def command(model: str, tensors: bool, verify: bool, as_json: bool) -> int:
+    """What MODEL is, and its exact size at every preset, before anything is downloaded.
+
+    MODEL is a GGUF, a Hugging Face folder or config.json, org/name on the hub, or a catalog name.
+    """
+    from quantplan.report.inspection import inspection, inspection_text, sizes
+
+    facts, header = _read(model)
+    data: dict[str, Any] = inspection(facts, sizes(facts, header), tensors=tensors)
+    text = inspection_text(facts, data)
+    if verify:
+        data["differences"] = _verify(facts)
+        text += "\n\n" + _verified_text(data["differences"], len(data["sizes"]))
+    ok = not data.get("differences")
+    emit("inspect", data, as_json=as_json, text=text, warnings=facts.warnings, ok=ok)
+    return 0 if ok else 4
+
+
+def _read(model: str) -> tuple[ModelFacts, Any]:
+    """The facts, and the GGUF header where MODEL is one."""
+    from quantplan.model import catalog
+    from quantplan.model.read import facts_of
+    from quantplan.model.resolve import Catalog, GgufModel, resolve_model
+
+    found = resolve_model(model, catalog=Catalog(find=catalog.find, near=catalog.near))
+    return facts_of(found), found.header if isinstance(found, GgufModel) else None
+
+
+def _verify(facts: ModelFacts) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from quantplan.llama.toolchain import find_toolchain
+    from quantplan.quant.presets import PRESETS
+    from quantplan.rehearsal.verify_presets import verify_presets
+
+    program = find_toolchain().programs["llama-quantize"]
+    return [asdict(one) for one in verify_presets(facts, tuple(PRESETS), program=program)]
+
+
+def _verified_text(differences: list[dict[str, Any]], n_presets: int) -> str:
+    if not differences:
+        return f"llama-quantize agrees on all {n_presets} presets, with and without an imatrix."
+    rows = (f"  {d['preset']}{' with an imatrix' if d['with_imatrix'] else ''}: {d['why']}" for d in differences)
+    return "\n".join((f"llama-quantize differs on {len(differences)}:", *rows))

@@ -1,0 +1,279 @@
+"""Bandwidth as it is, on request: RAM by all threads at once, the disk past the page cache. A few seconds each.
+
+No compiled code of ours: the C library's own memcpy, which is written for each CPU and holds no interpreter lock
+while it runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from quantplan.errors import QuantplanError
+from quantplan.hardware.facts import CpuFacts, HostFacts, RamFacts
+from quantplan.places import cache_folder
+from quantplan.units import GIB, MIB, pad
+
+_RAM_SECONDS = 2.0
+_LEAST_BUFFERS_BYTES = 256 * MIB
+_DISK_SECONDS = 3.0
+_DISK_BLOCK_BYTES = 4 * MIB
+_DISK_FILE_BYTES = GIB
+
+
+class CannotMeasure(QuantplanError):
+    """A measurement that this host does not allow."""
+
+    def __init__(self, *, what: str, why: str) -> None:
+        super().__init__(f"{what} cannot be measured: {why}")
+        self.what, self.why = what, why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One bandwidth. `bytes_per_s` is the best of `n_runs`, as STREAM counts; `median_bytes_per_s` and the relative
+    `spread` (from the first to the last quartile) say how steady the host was."""
+
+    what: str
+    bytes_per_s: int
+    median_bytes_per_s: int
+    spread: float
+    n_runs: int
+    measured_at: str
+    how: str
+
+
+def summary(what: str, rates: Sequence[float], *, how: str) -> Measured:
+    """The figure of several runs. Raises CannotMeasure when there is none."""
+    if not rates:
+        raise CannotMeasure(what=what, why="no run finished")
+    median = statistics.median(rates)
+    quartiles = statistics.quantiles(rates, n=4) if len(rates) > 1 else [median] * 3
+    return Measured(
+        what=what,
+        bytes_per_s=int(max(rates)),
+        median_bytes_per_s=int(median),
+        spread=round((quartiles[2] - quartiles[0]) / median, 4),
+        n_runs=len(rates),
+        measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        how=how,
+    )
+
+
+# ---- RAM
+
+
+def measure_ram(cpu: CpuFacts, ram: RamFacts, *, seconds: float = _RAM_SECONDS) -> Measured:
+    """Bytes read plus bytes written a second by copying, all engine threads at once, over buffers of at least four
+    times the last-level cache. Raises CannotMeasure where there is not the memory for that."""
+    n_threads = cpu.n_threads
+    wanted = max(4 * (cpu.cache_bytes or 32 * MIB), _LEAST_BUFFERS_BYTES)
+    if wanted * 2 > ram.available_bytes:
+        raise CannotMeasure(what="RAM bandwidth", why=f"needs {wanted:,} bytes, {ram.available_bytes:,} are available")
+    each = pad(wanted // (2 * n_threads), MIB)
+    copies = _copy_for(seconds, n_threads=n_threads, n_bytes=each)
+    total = 2 * each * n_threads
+    return summary("ram", window_rates(copies, total), how=f"memcpy, {n_threads} threads, {total // MIB} MiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One finished piece of work: from when to when, and the bytes it moved."""
+
+    began: float
+    ended: float
+    n_bytes: int
+
+
+class _Buffer:
+    """Anonymous memory, touched, with its address."""
+
+    def __init__(self, n_bytes: int) -> None:
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory would never get huge pages
+        self.memory = mmap.mmap(-1, n_bytes, flags=private)
+        self._view = (ctypes.c_char * n_bytes).from_buffer(self.memory)
+        self.address = ctypes.addressof(self._view)
+        ctypes.memset(self.address, 1, n_bytes)
+
+
+def _copy_for(seconds: float, *, n_threads: int, n_bytes: int) -> list[Copy]:
+    """Every copy that the threads made. Each copies its whole buffer again and again and waits for no other: in pieces
+    that fit a cache the C library would not stream past it."""
+    memcpy = ctypes.CDLL(None).memcpy
+    memcpy.restype, memcpy.argtypes = None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    pairs = [(_Buffer(n_bytes), _Buffer(n_bytes)) for _ in range(n_threads)]
+    done: list[list[Copy]] = [[] for _ in pairs]
+    gate = threading.Barrier(n_threads)
+
+    def work(index: int) -> None:
+        target, source = pairs[index][0].address, pairs[index][1].address
+        gate.wait()
+        until = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < until:
+            memcpy(target, source, n_bytes)
+            done[index].append(Copy(began, time.perf_counter(), 2 * n_bytes))
+
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [copy for copies in done for copy in copies]
+
+
+def window_rates(copies: Sequence[Copy], window_bytes: int) -> list[float]:
+    """Bytes a second in windows that overlap by half, each as long as moving `window_bytes` takes undisturbed (the
+    average of the faster half of the copies, all threads together). A copy counts by the share that lies inside."""
+    first, last = min(copy.began for copy in copies), max(copy.ended for copy in copies)
+    rates = sorted((copy.n_bytes / (copy.ended - copy.began) for copy in copies), reverse=True)
+    faster = statistics.fmean(rates[: (len(rates) + 1) // 2])
+    n_threads = max(round(sum(copy.ended - copy.began for copy in copies) / (last - first)), 1)
+    length = min(window_bytes / (faster * n_threads), last - first)
+    starts = [first + step * length / 2 for step in range(max(int(2 * (last - first) / length + 1e-9) - 1, 1))]
+    return [sum(map(_share(start, start + length), copies)) / length for start in starts]
+
+
+def _share(start: float, end: float) -> Callable[[Copy], float]:
+    """Bytes of a copy that were moved between two moments."""
+
+    def inside(copy: Copy) -> float:
+        overlap = min(copy.ended, end) - max(copy.began, start)
+        return copy.n_bytes * overlap / (copy.ended - copy.began) if overlap > 0 else 0.0
+
+    return inside
+
+
+# ---- disk
+
+
+def measure_disk(
+    folder: Path, *, seconds: float = _DISK_SECONDS, file_bytes: int = _DISK_FILE_BYTES, direct: bool = True
+) -> Measured:
+    """Bytes a second of a sequential read in `folder`, past the page cache (`direct`) or through it with a cold cache.
+
+    Reads the largest model there that is big enough, else a file written for it and removed again. Raises
+    CannotMeasure where neither is possible, and with `direct` where the file system refuses O_DIRECT."""
+    own = _largest_model(folder, at_least=file_bytes)
+    written = None if own else _write_file(folder, file_bytes)
+    try:
+        rates = _read_rates(own or written or folder, seconds=seconds, direct=direct)
+    finally:
+        if written is not None:
+            written.unlink(missing_ok=True)
+    how = f"{'O_DIRECT' if direct else 'buffered, cold'}, {_DISK_BLOCK_BYTES // MIB} MiB blocks"
+    return summary("disk" if direct else "disk_buffered", rates, how=how)
+
+
+def _largest_model(folder: Path, *, at_least: int) -> Path | None:
+    found = []
+    for path in folder.glob("*.gguf"):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if status.st_blocks * 512 >= at_least:  # a file with holes reads from memory
+            found.append((status.st_size, path))
+    return max(found)[1] if found else None
+
+
+def _write_file(folder: Path, n_bytes: int) -> Path:
+    """A file of noise (some disks compress), written through to the disk."""
+    import tempfile
+
+    usage = os.statvfs(folder)
+    if usage.f_bavail * usage.f_frsize < 2 * n_bytes:
+        raise CannotMeasure(what=f"the disk of {folder}", why=f"less than {2 * n_bytes:,} bytes are free")
+    try:
+        handle, name = tempfile.mkstemp(prefix=".quantplan-read-", dir=folder)
+    except OSError as error:
+        raise CannotMeasure(what=f"the disk of {folder}", why=error.strerror or str(error)) from None
+    noise = os.urandom(_DISK_BLOCK_BYTES)
+    try:
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            for _ in range(n_bytes // len(noise)):
+                file.write(noise)
+            os.fsync(file.fileno())
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise CannotMeasure(what=f"the disk of {folder}", why=error.strerror or str(error)) from None
+    return Path(name)
+
+
+def _read_rates(path: Path, *, seconds: float, direct: bool) -> list[float]:
+    """Bytes a second of each pass through the file, until the time is up; at least one pass."""
+    if direct and not hasattr(os, "O_DIRECT"):
+        raise CannotMeasure(what=str(path), why="this system has no O_DIRECT")
+    buffer = mmap.mmap(-1, _DISK_BLOCK_BYTES)
+    rates: list[float] = []
+    until = time.perf_counter() + seconds
+    while not rates or time.perf_counter() < until:
+        try:
+            file = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
+        except OSError as error:
+            raise CannotMeasure(what=str(path), why=error.strerror or str(error)) from None
+        try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            began, total = time.perf_counter(), 0
+            while (got := os.readv(file, [buffer])) > 0:
+                total += got
+                if time.perf_counter() > until + seconds:
+                    break  # a slow disk: what was read so far is enough
+            rates.append(total / (time.perf_counter() - began))
+        except OSError as error:
+            raise CannotMeasure(what=str(path), why=error.strerror or str(error)) from None
+        finally:
+            os.close(file)
+    return rates
+
+
+# ---- kept per machine
+
+
+def measurements_file(host: HostFacts, *, folder: Path | None = None) -> Path:
+    return (folder or cache_folder() / "measurements") / f"{host.fingerprint}.json"
+
+
+def keep_measured(host: HostFacts, measured: Sequence[Measured], *, folder: Path | None = None) -> Path:
+    """Adds measurements to the ones kept for this machine; a newer figure replaces the older."""
+    path = measurements_file(host, folder=folder)
+    kept = {item.what: item for item in (*read_measured(host, folder=folder), *measured)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps([asdict(item) for item in kept.values()], indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def read_measured(host: HostFacts, *, folder: Path | None = None) -> tuple[Measured, ...]:
+    """The measurements kept for this machine; none where there are none that can be read."""
+    try:
+        rows = json.loads(measurements_file(host, folder=folder).read_text(encoding="utf-8"))
+        return tuple(Measured(**row) for row in rows)
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
+def with_measured(host: HostFacts, measured: Sequence[Measured]) -> HostFacts:
+    """The host with measured bandwidths in place of unknown or nominal ones: `ram`, `disk` and a device's name."""
+    figures = {item.what: item.bytes_per_s for item in measured}
+    ram, disk = host.ram, host.disk
+    if "ram" in figures:
+        ram = replace(ram, bandwidth_bytes_per_s=figures["ram"])
+    if disk is not None and "disk" in figures:
+        disk = replace(disk, read_bytes_per_s=figures["disk"])
+    gpus = tuple(
+        replace(gpu, bandwidth_bytes_per_s=figures[gpu.name], bandwidth_source="measured")
+        if gpu.name in figures
+        else gpu
+        for gpu in host.gpus
+    )
+    return replace(host, ram=ram, disk=disk, gpus=gpus)

@@ -1,0 +1,35 @@
+"""Every measurement that this host allows, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from quantplan.errors import QuantplanError
+from quantplan.hardware.examine import installed_toolchain
+from quantplan.hardware.facts import HostFacts
+from quantplan.hardware.measure import Measured, measure_disk, measure_ram
+from quantplan.hardware.measure_engine import measure_device
+
+
+def measure_all(host: HostFacts, folder: Path, *, say: Callable[[str], None]) -> tuple[Measured, ...]:
+    """RAM, disk past the page cache and through it, and each GPU through the engine. What cannot be measured is said
+    and left out."""
+    tools = installed_toolchain() if host.gpus else None
+    steps: list[tuple[str, Callable[[], Measured]]] = [
+        ("RAM", lambda: measure_ram(host.cpu, host.ram)),
+        ("disk", lambda: measure_disk(folder)),
+        ("disk through the page cache", lambda: measure_disk(folder, direct=False)),
+    ]
+    if tools is not None and "llama-bench" in tools.programs:
+        program = tools.programs["llama-bench"]
+        steps += [(gpu.name, partial(measure_device, program, gpu.name)) for gpu in host.gpus]
+    found = []
+    for what, step in steps:
+        say(f"measuring {what} …")
+        try:
+            found.append(step())
+        except QuantplanError as error:
+            say(f"not measured: {error}")
+    return tuple(found)

@@ -1,0 +1,87 @@
+"""Writes tests/data/converter_goldens.json: what the pinned converter made of many configurations, in digests.
+
+Reads folders of pairs NAME.json, NAME.gguf that scripts/weightless_from_converter.py wrote. Tests hold
+quantplan.model.hf_config against it without torch; where a digest differs, write the GGUF again and compare.
+
+    python scripts/converter_goldens.py folder/ … --output tests/data/converter_goldens.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from quantplan.model.gguf_header import read_gguf_header
+
+_NOT_NEEDED = {
+    "id2label", "label2id", "transformers_version", "initializer_range", "return_dict", "use_cache", "_name_or_path",
+    "output_hidden_states", "output_attentions", "chunk_size_feed_forward", "problem_type", "is_encoder_decoder",
+    "audio_config", "code_predictor_config", "talker_config", "code2wav_config", "attention_dropout", "dtype",
+    "bos_token_id", "eos_token_id", "pad_token_id", "router_aux_loss_coef",
+}  # fmt: skip
+# What no configuration can tell, or what the small checkpoint was written differently for.
+LEFT_OUT = {
+    "glm4_moe": "its NextN layer is in the configuration, but not in a checkpoint that transformers writes",
+    "glm4_moe0": "the converter was told to leave NextN out",
+    "qwen3_vl_moe": "transformers writes its fused experts the other way round than the hub's files",
+}
+
+
+def digest(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> str:
+    """sha256 over name, shape and type of every tensor, in the order of the names."""
+    lines = sorted(f"{name} {'x'.join(map(str, shape))} {kind}" for name, shape, kind in tensors)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def key_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """All but what names the model: those of the architecture, and the file type."""
+    kept = ("general.architecture", "general.file_type")
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in metadata.items() if "general." not in k or k in kept}
+
+
+def _slim(config: Mapping[str, Any]) -> dict[str, Any]:
+    out = {k: v for k, v in config.items() if k not in _NOT_NEEDED}
+    if isinstance(out.get("vision_config"), dict):
+        out["vision_config"] = {k: v for k, v in out["vision_config"].items() if k == "deepstack_visual_indexes"}
+    return {k: _slim(v) if isinstance(v, dict) and k.endswith("_config") else v for k, v in out.items()}
+
+
+def golden(config: Mapping[str, Any] | None, gguf: Path) -> dict[str, Any]:
+    header = read_gguf_header(gguf)
+    row = {
+        "n_tensors": len(header.tensors),
+        "digest": digest((t.name, t.shape, t.type_name) for t in header.tensors),
+        "metadata": key_values(header.metadata),
+    }
+    return row if config is None else {"config": _slim(config), **row}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="with configurations beside the GGUF files")
+    parser.add_argument("--catalog", type=Path, help="GGUF files named as in the catalog")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    rows = {
+        gguf.stem: golden(json.loads(gguf.with_suffix(".json").read_text()), gguf)
+        for folder in args.folders
+        for gguf in sorted(folder.glob("*.gguf"))
+        if gguf.stem not in LEFT_OUT
+    }
+    catalog = {gguf.stem: golden(None, gguf) for gguf in sorted(args.catalog.glob("*.gguf"))} if args.catalog else {}
+    parts = []
+    for title, part in (("catalog", catalog), ("configurations", rows)):
+        lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(part[name], sort_keys=True)}" for name in sorted(part))
+        parts.append(f"  {json.dumps(title)}: {{\n{lines}\n  }}")
+    source = "convert_hf_to_gguf.py of llama.cpp 0c1e570 on transformers 5.23.0, bf16"
+    args.output.write_text(f'{{\n  "source": {json.dumps(source)},\n' + ",\n".join(parts) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A catalog model on hosts with a GPU, from facts of real cards; memory by the exact model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quantplan.cli.planning import Planned, recommend
+from quantplan.hardware.facts import CpuFacts, GpuFacts, HostFacts, RamFacts
+from quantplan.model.read import read_model
+from quantplan.planner.request import PlanRequest
+from quantplan.units import GIB, MIB
+
+LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
+
+
+def host(*gpus: tuple[str, int, int], ram: int = 64) -> HostFacts:
+    """GPUs as (product, MiB, GB/s)."""
+    return HostFacts(
+        os="Linux",
+        cpu=CpuFacts(model="8 cores", n_physical=8, n_logical=16, n_threads=8, simd=("avx2",)),
+        ram=RamFacts(total_bytes=ram * GIB, available_bytes=(ram - 2) * GIB),
+        gpus=tuple(
+            GpuFacts(name=f"CUDA{i}", product=product, vendor="nvidia", total_bytes=mib * MIB,
+                     free_bytes=(mib - 400) * MIB, bandwidth_bytes_per_s=rate * 10**9)
+            for i, (product, mib, rate) in enumerate(gpus)
+        ),
+    )  # fmt: skip
+
+
+def planned(host_: HostFacts, **request: Any) -> Planned:
+    return recommend(read_model(LLAMA), host_, PlanRequest(**request))
+
+
+def test_a_12_gib_card_takes_8b_whole_at_8_bit() -> None:
+    result = planned(host(("RTX 4070", 12282, 504)), n_ctx=8192)
+    plan = result.plan
+    assert (plan.quant, plan.n_gpu_layers) == ("Q8_0", 33)
+    assert plan.decode_tokens_per_s is not None
+    assert plan.decode_tokens_per_s.low < plan.decode_tokens_per_s.value < plan.decode_tokens_per_s.high
+    gpu = plan.memory[0]
+    assert (gpu.name, gpu.context_bytes) == ("CUDA0", 1024 * MIB)
+    assert gpu.total_bytes <= gpu.free_bytes - 256 * MIB
+    assert plan.memory[-1].name == "Host"
+    assert plan.argv[plan.argv.index("--n-gpu-layers") + 1] == "33"
+
+
+def test_an_8_gib_card_takes_a_smaller_preset_whole() -> None:
+    plan = planned(host(("RTX 4060", 8188, 272)), n_ctx=8192).plan
+    assert plan.n_gpu_layers == 33
+    assert plan.quant in ("Q4_K_M", "Q5_K_M")
+
+
+def test_a_4_gib_card_takes_some_layers() -> None:
+    plan = planned(host(("GTX 1650", 4096, 128)), n_ctx=8192).plan
+    assert plan.quant == "Q4_K_M"
+    assert 0 < plan.n_gpu_layers < 33
+    assert plan.decode_tokens_per_s is None
+
+
+def test_two_cards_share_the_layers() -> None:
+    plan = planned(host(("RTX 3060", 12288, 360), ("RTX 3060", 12288, 360)), n_ctx=8192).plan
+    assert plan.quant == "Q8_0"
+    assert [device.name for device in plan.memory] == ["CUDA0", "CUDA1", "Host"]
+    assert len(plan.tensor_split) == 2
+    both = [device.model_bytes for device in plan.memory[:2]]
+    assert min(both) > 0.4 * sum(both)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_context_grows_with_slots(slots: int) -> None:
+    plan = planned(host(ram=64), n_ctx=4096, n_parallel=slots).plan
+    assert sum(device.context_bytes for device in plan.memory) == slots * 512 * MIB
+    assert plan.kv_unified is (slots > 1)
