@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from quantplan.model import catalog  # noqa: E402
-from quantplan.model.hf_config import header_from_config  # noqa: E402
-from quantplan.rehearsal.weightless import write_weightless  # noqa: E402
+from quantplan.model import catalog
+from quantplan.model.hf_config import header_from_config
+from quantplan.rehearsal.weightless import write_weightless
 
 
 def main() -> None:
