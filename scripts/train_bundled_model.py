@@ -44,7 +44,7 @@ SHAPE: dict[str, Any] = {
 ROPE_THETA = 10000.0
 PEAK_RATE = 3e-3
 SHARES = ("prose", "code", "chat", "chat", "language", "sums")  # chat twice: it is the most varied
-# Without uneven channels even Q2_K is nearly harmless to a network trained this briefly. 0.5 was chosen by measuring: on
+# Without uneven channels even Q2_K hardly hurts a network trained this briefly. 0.5 was chosen by measuring: on
 # an earlier run it took Q2_K from 0.009 to 0.034 nats and Q4_K_M from 0.0006 to 0.0023. The function stays the same.
 CHANNEL_SPREAD = 0.5
 
