@@ -17,8 +17,9 @@ class HolesFilled(QuantplanError):
     """A filesystem on which a weightless model would take its whole size, on disk or in RAM."""
 
     def __init__(self, *, path: str | Path, used_bytes: int, when: str) -> None:
-        super().__init__(f"{path}: the filesystem fills holes when {when} ({used_bytes // MIB} of {_PROBE_BYTES // MIB} MiB "
-                         "of an empty file became real), so a model without weights would take its full size there")  # fmt: skip
+        became = f"{used_bytes // MIB} of {_PROBE_BYTES // MIB} MiB of an empty file became real"
+        why = "so a model without weights would take its full size there"
+        super().__init__(f"{path}: the filesystem fills holes when {when} ({became}), {why}")
         self.path, self.used_bytes, self.when = str(path), used_bytes, when
 
 
