@@ -45,9 +45,9 @@ def _named(machine: str, measure: bool) -> tuple[HostFacts, tuple[Measured, ...]
 
 def _this_machine(models: Path | None, measure: bool) -> tuple[HostFacts, tuple[Measured, ...]]:
     from quantplan.hardware import measure as measuring
-    from quantplan.hardware.detect import detect_host
+    from quantplan.hardware.host import host_for
 
-    host = detect_host(models_folder=models)
+    host = host_for(None, models_folder=models)
     if measure:
         from quantplan.hardware.measure_all import measure_all
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from quantplan.hardware.amdsmi import AmdSmi, RealAmdSmi, with_amdsmi
 from quantplan.hardware.bounded import TookTooLong, bounded
 from quantplan.hardware.cgroup import read_limits
 from quantplan.hardware.cpu import read_cpu
@@ -24,6 +25,7 @@ from quantplan.hardware.tree import HostTree
 from quantplan.llama.process import Runner, run_tool
 
 NVML_TIMEOUT_S = 8.0  # a card without persistence mode takes one or two seconds to wake; a wedged driver forever
+_AMDSMI_TIMEOUT_S = 3.0
 _DISK_TIMEOUT_S = 2.0  # a network file system whose server is gone answers never
 
 # the kernel driver's own, WSL2's door to the host's card, and Jetson's memory manager
@@ -34,6 +36,7 @@ def detect_host(
     *,
     root: Path = Path("/"),
     nvml: Nvml | None = None,
+    amdsmi: AmdSmi | None = None,
     env: Mapping[str, str] | None = None,
     system: str | None = None,
     run: Runner = run_tool,
@@ -41,7 +44,7 @@ def detect_host(
     nvml_timeout_s: float = NVML_TIMEOUT_S,
 ) -> HostFacts:
     """The host's facts. `root`, `nvml`, `env`, `system` (`Linux` or `Darwin`) and `run` stand for another host where
-    they are given; `models_folder` is whose disk is looked at (the current folder)."""
+    they are given, `amdsmi` for AMD's library; `models_folder` is whose disk is looked at (the current folder)."""
     tree = HostTree(root)
     kind = system or (platform.system() if tree.live else "Linux")
     if kind == "Darwin":
@@ -55,7 +58,7 @@ def detect_host(
         os=kind,
         cpu=read_cpu(tree, limits, n_logical_here=os.cpu_count() if tree.live else None),
         ram=ram,
-        gpus=(*nvidia.gpus, *name_devices(others)),
+        gpus=(*nvidia.gpus, *name_devices(_asked_amd(tree, others, amdsmi))),
         warnings=(*warnings, *nvidia.warnings, *told),
         disk=_disk(tree, models_folder),
         system=read_system(
@@ -74,6 +77,16 @@ def _apple_host(tree: HostTree, run: Runner, models_folder: Path | None) -> Host
     mac = read_apple(run, known=known_bandwidth)
     disk = _disk(tree, models_folder)
     return HostFacts(os="Darwin", cpu=mac.cpu, ram=mac.ram, gpus=mac.gpus, warnings=mac.warnings, disk=disk)
+
+
+def _asked_amd(tree: HostTree, gpus: list[GpuFacts], amdsmi: AmdSmi | None) -> list[GpuFacts]:
+    door = amdsmi or (RealAmdSmi() if tree.live else None)
+    if door is None or not any(gpu.vendor == "amd" for gpu in gpus):
+        return gpus
+    try:
+        return bounded(lambda: with_amdsmi(gpus, door), timeout_s=_AMDSMI_TIMEOUT_S)
+    except TookTooLong:
+        return gpus
 
 
 def _disk(tree: HostTree, folder: Path | None) -> DiskFacts | None:

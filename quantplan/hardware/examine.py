@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantplan.errors import ToolMissing
@@ -142,13 +142,3 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
         except OSError:
             return False
     return True
-
-
-def with_engine_names(situation: Situation) -> Situation:
-    """The situation with its GPUs in the engine's order and with the engine's names, where it could be asked."""
-    from quantplan.hardware.engine_devices import named_by_engine
-
-    if situation.engine is None or situation.engine.devices is None:
-        return situation
-    gpus, _ = named_by_engine(situation.host.gpus, situation.engine.devices)
-    return replace(situation, host=replace(situation.host, gpus=gpus))

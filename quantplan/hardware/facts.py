@@ -35,7 +35,7 @@ class GpuFacts:
 
     `free_bytes` is what the driver calls free; `reserved_bytes` (firmware, page tables) is in neither free nor used.
     `unified` devices share the host's RAM: their bytes are not on top of it.
-    `bandwidth_source` is `clocks` (2 x memory clock x bus width), `table` (datasheet) or `measured`.
+    `bandwidth_source` is `clocks` (2 x memory clock x bus width), `driver`, `table` (datasheet), `given` or `measured`.
     """
 
     name: str

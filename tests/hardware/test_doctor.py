@@ -25,6 +25,7 @@ from quantplan.hardware.facts import (
     SystemFacts,
 )
 from quantplan.hardware.finding import Severity
+from quantplan.hardware.host import in_engine_order
 from quantplan.hardware.system import CudaVersions, find_nvcc, linked_cuda_runtime, torch_cuda
 from quantplan.hardware.tree import HostTree
 from quantplan.llama.types import BuildInfo, Completed, Origin, Toolchain
@@ -360,3 +361,13 @@ def test_the_engines_order_and_names_win() -> None:
         ("CUDA1", "NVIDIA GeForce GTX 1080 Ti"),
     ]
     assert warnings == ()
+
+
+def test_unlike_cards_are_put_in_the_engines_order(tmp_path: Path) -> None:
+    small = replace(GPU, name="CUDA0", product="NVIDIA GeForce GTX 1080 Ti", total_bytes=11264 * MIB)
+    order = "CUDA counts unlike cards fastest first; assumed the order of the PCI bus"
+    unsure = replace(HOST, gpus=(small, replace(GPU, name="CUDA1")), warnings=(order,))
+    sure = in_engine_order(unsure, run=Lists(LISTED), toolchain=tools(tmp_path))
+    assert [gpu.product for gpu in sure.gpus] == ["NVIDIA GeForce RTX 3090", "NVIDIA GeForce GTX 1080 Ti"]
+    assert sure.warnings == ()
+    assert in_engine_order(unsure, run=Lists(None), toolchain=tools(tmp_path)) == unsure

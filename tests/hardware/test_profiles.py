@@ -323,3 +323,32 @@ def test_a_damaged_saved_host(
     file.write_text(json.dumps(document))
     with pytest.raises(BadProfile, match=said):
         load_profile("box", folder=tmp_path)
+
+
+# ---- the reference
+
+
+def test_the_reference_is_what_the_data_says() -> None:
+    import runpy
+
+    root = Path(__file__).parents[2]
+    filled = runpy.run_path(str(root / "scripts" / "hardware_docs.py"))["filled"]
+    text = (root / "docs" / "hardware.md").read_text()
+    assert filled(text) == text
+
+
+def test_the_profile_of_the_reference_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
+    (tmp_path / "box.toml").write_text(text.split("```toml\n", 1)[1].split("```", 1)[0])
+    host = load_profile(str(tmp_path / "box.toml"))
+    assert [gpu.name for gpu in host.gpus] == ["CUDA0", "CUDA1", "ROCm0"]
+    assert host.ram.available_bytes == 120 * GIB
+
+
+def test_every_check_is_in_the_reference() -> None:
+    from quantplan.hardware.doctor import CHECKS
+
+    text = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text().split("## The doctor's checks")[1]
+    rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| ") and "---" not in row]
+    told = [name.strip() for row in rows for name in row.split(",")]
+    assert sorted(set(told) - {"check"}) == sorted(CHECKS)

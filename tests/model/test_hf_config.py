@@ -24,6 +24,7 @@ GOLDENS: dict[str, Any] = json.loads((Path(__file__).parent.parent / "data" / "c
 ON_PURPOSE = {
     "expert_gating_func": "MiniMax M2: transformers drops the scoring function, and the engine aborts without one",
     "head_count_kv": "Granite 4: transformers 5 renames the layer types and the converter finds no attention layer",
+    "general.file_type": "GPT-NeoX: the converter writes none; llama-quantize adds it",
     "xielu.": "Apertus: the values are in the weights",
 }
 LLAMA = {
