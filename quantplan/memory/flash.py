@@ -25,3 +25,8 @@ def _has_kernel(layer: LayerFacts) -> bool:
     ratio = layer.n_head // layer.n_head_kv
     multiple = _PAIRS.get((k, v))
     return multiple is not None and ratio >= multiple and ratio % multiple == 0
+
+
+def is_latent(layer: LayerFacts) -> bool:
+    """Whether the layer caches one latent for K and V (MLA)."""
+    return layer.has_kv and layer.n_embd_head_k > 0 and layer.n_embd_head_v == 0

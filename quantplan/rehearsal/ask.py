@@ -19,7 +19,7 @@ from quantplan.memory.estimate import (
     estimate_memory,
     prepare,
 )  # fmt: skip
-from quantplan.memory.flash import flash_attention_works
+from quantplan.memory.flash import flash_attention_works, is_latent
 from quantplan.memory.placement import DEFAULT_CACHE_RAM_BYTES, ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, TensorFacts
 
@@ -194,6 +194,9 @@ def _context(facts: ModelFacts, host: HostFacts, question: Question, assumed: li
     )
     if question.flash_attn == "auto":
         assumed.append(f"flash attention {'on' if flash else 'off'}")
+    if question.type_k.lower() != question.type_v.lower() and any(is_latent(layer) for layer in facts.layers):
+        why = f"differs from the K cache's {question.type_k}: {facts.id} keeps one latent for both"
+        raise BadValue(what="V cache type", value=question.type_v, why=why)
     cache_ram = DEFAULT_CACHE_RAM_BYTES if question.cache_ram_bytes is None else question.cache_ram_bytes
     return ContextParams(
         n_ctx=facts.n_ctx_train if question.n_ctx is None else question.n_ctx, n_batch=question.n_batch,

@@ -25,8 +25,7 @@ GPU = Placement(devices=("CUDA0",))
 
 @cache
 def facts_of(name: str) -> ModelFacts:
-    entry = catalog.find(name)
-    assert entry is not None
+    entry = next(entry for entry in catalog.entries() if entry.name == name)
     header = header_from_config(entry.config, path=name)
     return facts_from_metadata(header.metadata, header.tensors, id=name, origin=FactsOrigin.CATALOG)
 

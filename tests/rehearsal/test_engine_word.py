@@ -22,7 +22,7 @@ HOST_ONLY = Placement()
 RULES = {
     "cells are padded to 256": ContextParams(n_ctx=5000, n_parallel=1),
     "each of several slots has its own cells": ContextParams(n_ctx=8192, n_parallel=3, kv_unified=False),
-    "quantized caches are rotated": ContextParams(n_ctx=8192, n_parallel=1, type_k="Q8_0", type_v="Q4_0"),
+    "quantized caches are rotated": ContextParams(n_ctx=8192, n_parallel=1, type_k="Q4_0", type_v="Q4_0"),
     "without flash attention scores are kept": ContextParams(n_ctx=4096, n_parallel=1, flash_attn=False),
     "logits of the whole micro-batch": ContextParams(n_ctx=4096, n_parallel=1, n_ubatch=1024, n_batch=1024),
     "a short context shortens the micro-batch": ContextParams(n_ctx=256, n_parallel=1),
@@ -33,8 +33,7 @@ MODELS = ("Llama-3.2-1B", "Qwen3-0.6B", "Gemma-3-1B", "LFM2-1.2B", "Mamba-2.8B",
 
 
 def facts_of(name: str) -> ModelFacts:
-    entry = catalog.find(name)
-    assert entry is not None
+    entry = next(entry for entry in catalog.entries() if entry.name == name)
     header = header_from_config(entry.config, path=name)
     return facts_from_metadata(header.metadata, header.tensors, id=name, origin=FactsOrigin.CATALOG)
 
