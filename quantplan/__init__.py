@@ -1,3 +1,12 @@
 """quantplan: the answer before the download, the proof before the serving."""
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`quantplan.estimate(model, …)`, imported when it is used."""
+    if name == "estimate":
+        from quantplan.rehearsal.ask import estimate
+
+        return estimate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -66,8 +66,8 @@ def _svg(points: Sequence[Point]) -> str:
     for index, group in enumerate(groups):
         colour = COLOURS[index % len(COLOURS)]
         dots = "".join(f'<circle cx="{x(p[0]):.1f}" cy="{y(p[1]):.1f}" r="2"/>' for p in points if p[2] == group)
-        parts.append(f'<g fill="{colour}" fill-opacity="0.6">{dots}</g>'
-                     f'<text x="{MARGIN + 12}" y="{MARGIN + 18 + 15 * index}" font-size="11" fill="{colour}">{escape(group)}</text>')  # fmt: skip
+        label = f'<text x="{MARGIN + 12}" y="{MARGIN + 18 + 15 * index}" font-size="11" fill="{colour}">{escape(group)}'
+        parts.append(f'<g fill="{colour}" fill-opacity="0.6">{dots}</g>{label}</text>')
     parts.append(f'<text x="{MARGIN + side / 2}" y="{MARGIN + side + 40}" font-size="13" text-anchor="middle">'
                  f'measured, MiB</text><text transform="translate({MARGIN - 48} {MARGIN + side / 2}) rotate(-90)" '
                  'font-size="13" text-anchor="middle">predicted, MiB</text></svg>\n')  # fmt: skip

@@ -74,6 +74,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     reset_after: int | None = None  # bytes of the body, then the connection breaks
     stall_s: float | None = None
+    body: bytes = b"{}"
 
 
 @dataclass
@@ -181,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if self._fault and self._fault.status is not None:
-            self._answer(self._fault.status, b"{}", dict(self._fault.headers))
+            self._answer(self._fault.status, self._fault.body, dict(self._fault.headers))
             return
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._route()

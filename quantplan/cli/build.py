@@ -58,7 +58,7 @@ def _tell(step: str, what: str) -> None:
 def _warnings(request: BuildRequest) -> tuple[str, ...]:
     from quantplan.llama.process import unmaskable_settings
 
-    return unmaskable_settings()
+    return (*request.warnings, *unmaskable_settings())
 
 
 def _told(built: Built) -> dict[str, Any]:

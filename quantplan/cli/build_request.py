@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantplan.artifact.plan_file import Plan
-from quantplan.errors import BadModelFile, BadValue, ToolFailed, ToolMissing, UnknownModel
+from quantplan.errors import BadModelFile, BadValue, ToolFailed, ToolMissing, UnknownModel, UnsupportedArchitecture
 from quantplan.llama.types import Toolchain
 from quantplan.pipeline.build import BuildRequest
 from quantplan.pipeline.evaluate import Corpus
@@ -27,6 +27,7 @@ def make(
     presets = tuple(dict.fromkeys(preset(quant) for quant in quants))
     folder = model_folder(model)
     open_source(folder)  # what is wrong with the folder is said before what is missing on the host
+    warnings = foresee(folder, presets)
     tools, converter = tools_for_build(llama)
     source = open_source(folder, converter=converter)
     host = detect_host()
@@ -41,9 +42,36 @@ def make(
 
     return BuildRequest(
         source=source, quants=presets, output=output, tools=tools, converter=converter, corpora=corpora(texts),
-        settings=settings, make_plan=plan, clean=clean,
+        settings=settings, make_plan=plan, clean=clean, warnings=warnings,
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": settings.n_threads},
     )  # fmt: skip
+
+
+def foresee(folder: Path, presets: tuple[str, ...]) -> tuple[str, ...]:
+    """What the presets will make of this model, before any work: tensors that fall back to another type, as warnings.
+
+    Raises BadValue for a preset that needs an importance matrix, since none is made here.
+    """
+    from quantplan.model.read import read_model
+    from quantplan.quant.presets import apply_preset
+
+    try:
+        facts = read_model(str(folder))
+    except UnsupportedArchitecture:
+        return ()  # the converter may know it all the same
+    warnings = []
+    for name in presets:
+        result = apply_preset(facts.tensors, facts.metadata, name)
+        if result.needs_imatrix:
+            raise BadValue(
+                what="preset", value=name, why="needs an importance matrix for this model, and none is given"
+            )
+        if result.fallbacks:
+            warnings.append(
+                f"{name}: {len(result.fallbacks)} tensors have rows that do not fill its blocks and get another type "
+                f"({result.bits_per_weight:.2f} bits per weight in all): {', '.join(result.fallbacks[:3])}"
+            )
+    return tuple(warnings)
 
 
 def preset(given: str) -> str:

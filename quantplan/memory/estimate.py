@@ -223,9 +223,10 @@ def reservations(model: PreparedModel, ctx: ContextParams, placement: Placement,
     also one token a slot. llama-fit-params sizes only the first, with logits for all its tokens."""
     facts = model.facts
     n_seqs = ctx.n_slots
-    n_tokens = pad(min(ctx.n_ubatch_effective, ctx.n_cells * ctx.n_stream), n_seqs)
+    asked = min(ctx.n_ubatch_effective, ctx.n_cells * ctx.n_stream)
+    n_tokens = pad(asked, n_seqs)
     quantized = {kind: model.kv_sizes[kind][0] > 1 for kind in (ctx.type_k, ctx.type_v)}
-    n_outputs = min(n_tokens, ctx.n_slots) if reserve == "server" else min(n_tokens, ctx.n_batch, ctx.n_ctx)
+    n_outputs = min(asked, ctx.n_slots) if reserve == "server" else min(asked, ctx.n_batch, ctx.n_ctx)
     whole = GraphParams(
         n_tokens=n_tokens, n_seqs=n_seqs, n_outputs=n_outputs, n_kv=ctx.n_cells,
         n_kv_swa=ctx.n_cells_swa(facts.n_swa) if facts.n_swa else 0, n_stream=ctx.n_stream, flash_attn=ctx.flash_attn,

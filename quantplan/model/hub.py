@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from quantplan import errors
-from quantplan.model.checkpoint import is_safe_name
 from quantplan.model.ranges import OpenRange, RangeAnswer
-from quantplan.model.repository import HubFile, Repository
+from quantplan.model.repository import Repository, repository_of
 
 N_ATTEMPTS = 3
 CHUNK_BYTES = 64 * 1024
@@ -24,7 +23,6 @@ MAX_REDIRECTS = 5
 MAX_SMALL_BODY_BYTES = 1_000_000
 MAX_ANSWER_S = 120.0  # for a whole answer: one byte every few seconds is no answer
 PLAIN = {"Accept-Encoding": "identity"}  # nothing to unpack: what arrives is as long as it is said to be
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 T = TypeVar("T")
 
@@ -50,23 +48,12 @@ class Hub:
     def repository(self, repo: str, revision: str | None = None) -> Repository:
         """The files of a repository at a branch, tag or commit (None: its main branch), pinned to a commit."""
         where = _Where(repo=repo, revision=revision, url=f"{self.endpoint}/{repo}")
-        info = self._ask(
-            lambda: self._api.model_info(repo, revision=revision, files_metadata=True, timeout=self._timeout_s), where
-        )
-        commit = str(info.sha)
-        if not _COMMIT.fullmatch(commit):
-            raise errors.HubFailed(url=where.url, status=200, why="without a commit")
-        files = (
-            HubFile(name=s.rfilename, n_bytes=s.size, sha256=s.lfs.sha256 if s.lfs else None)
-            for s in info.siblings or ()
-        )
-        return Repository(
-            id=info.id or repo,
-            commit=commit,
-            files=tuple(file for file in files if is_safe_name(file.name)),
-            licence=_licence(info),
-            gated=bool(info.gated),
-        )
+
+        def ask() -> Repository:
+            told = self._api.model_info(repo, revision=revision, files_metadata=True, timeout=self._timeout_s)
+            return repository_of(told, asked=repo, url=where.url)
+
+        return self._ask(ask, where)
 
     def read(self, repo: str, commit: str, file: str, *, max_bytes: int) -> bytes:
         """A whole small file. Raises BadModelFile where it is larger than max_bytes."""
@@ -209,8 +196,12 @@ def _chunks(response: Any, where: _Where) -> Iterator[bytes]:
 
 
 def _next_url(url: str, location: str, where: _Where) -> str:
-    target = urljoin(url, location)
-    if urlsplit(target).scheme not in ("https", urlsplit(url).scheme):
+    try:
+        target = urljoin(url, location)
+        scheme = urlsplit(target).scheme
+    except ValueError:
+        raise errors.HubFailed(url=where.url, status=302, why="redirects to what is no address") from None
+    if scheme not in ("https", urlsplit(url).scheme):
         raise errors.HubFailed(url=where.url, status=302, why="redirects away from https")
     return target
 
@@ -246,7 +237,7 @@ def _translate(error: Exception, where: _Where) -> errors.QuantplanError | None:
     http_error = hub.HfHubHTTPError.__mro__[1]  # HTTPError of httpx or httpx2, whichever it was built on
     if isinstance(error, http_error) or type(error).__name__ == "InvalidURL":
         return errors.HubUnreachable(url=where.url, why=_why(error))
-    if isinstance(error, (ValueError, KeyError, TypeError)) and where.file is None:
+    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and where.file is None:
         return errors.HubFailed(url=where.url, status=200, why="with something else than a model's description")
     return None
 
@@ -281,11 +272,3 @@ def _why(error: Exception) -> str:
     if "Timeout" in type(error).__name__:
         return "no answer in time"
     return f"no connection ({str(error) or type(error).__name__})"
-
-
-def _licence(info: Any) -> str | None:
-    told = getattr(info.card_data, "license", None) if info.card_data else None
-    if isinstance(told, str):
-        return told
-    tags = (tag[len("license:") :] for tag in info.tags or () if tag.startswith("license:"))
-    return next(tags, None)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
-from quantplan.errors import HubFileNotFound
+from quantplan.errors import HubFailed, HubFileNotFound
+from quantplan.model.checkpoint import is_safe_name
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +37,34 @@ class Repository:
             if file.name == name:
                 return file
         raise HubFileNotFound(repo=self.id, file=name)
+
+
+def repository_of(info: Any, *, asked: str, url: str) -> Repository:
+    """What huggingface_hub made of the hub's answer, which it does not check. Raises HubFailed without a commit."""
+    commit = str(info.sha)
+    if not _COMMIT.fullmatch(commit):
+        raise HubFailed(url=url, status=200, why="without a commit")
+    files = (
+        HubFile(
+            name=s.rfilename,
+            n_bytes=s.size if isinstance(s.size, int) else None,
+            sha256=str(s.lfs.sha256) if s.lfs else None,
+        )
+        for s in info.siblings or ()
+        if isinstance(s.rfilename, str) and is_safe_name(s.rfilename)
+    )
+    return Repository(
+        id=str(info.id or asked),
+        commit=commit,
+        files=tuple(files),
+        licence=_licence(info),
+        gated=bool(info.gated),
+    )
+
+
+def _licence(info: Any) -> str | None:
+    told = getattr(info.card_data, "license", None) if info.card_data else None
+    if isinstance(told, str):
+        return told
+    tags = (tag[len("license:") :] for tag in info.tags or () if str(tag).startswith("license:"))
+    return next(tags, None)

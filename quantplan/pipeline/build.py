@@ -42,6 +42,7 @@ class BuildRequest:
     make_plan: Callable[[Path, str], Plan | None]
     host: Mapping[str, Any]
     clean: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,6 +142,9 @@ def ask_server(
         returncode = stop_tool(child)
         for reader in readers:
             reader.join(timeout=5)
+        for pipe in (child.stdout, child.stderr):
+            if pipe is not None:
+                pipe.close()
     buffers = parse_buffers(lines)
     if not ready.is_set() or not buffers:
         raise ToolFailed(step="start llama-server", argv=argv, returncode=returncode, last_lines=tuple(lines[-5:]))

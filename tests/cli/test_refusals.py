@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from quantplan.places import data_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,12 +33,14 @@ def refused(done: subprocess.CompletedProcess[str], status: int, *says: str) -> 
     assert "Traceback" not in done.stderr
 
 
-def model(folder: Path, *, architecture: str = "LlamaForCausalLM", weight_bytes: int = 8) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architectures": [architecture], "vocab_size": 300}))
-    with (folder / "model.safetensors").open("wb") as file:
-        file.truncate(weight_bytes)
-    (folder / "tokenizer.model").write_bytes(b"1")
+def model(folder: Path, *, architecture: str = "LlamaForCausalLM", more_bytes: int = 0) -> Path:
+    """The bundled model, changed."""
+    shutil.copytree(data_file("bundled", "quantplan-tiny"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
+    if more_bytes:
+        with (folder / "more.safetensors").open("wb") as file:
+            file.truncate(more_bytes)
     return folder
 
 
@@ -58,6 +63,12 @@ def test_build_of_an_unknown_preset(tmp_path: Path) -> None:
     refused(done, 2, "preset 'Q4_K_Z' is unknown to llama-quantize", "near names")
 
 
+def test_build_of_a_preset_that_needs_an_importance_matrix(tmp_path: Path) -> None:
+    done = run("build", "quantplan-tiny", "--quant", "IQ2_XXS", cwd=tmp_path)
+    refused(done, 2, "preset 'IQ2_XXS' needs an importance matrix for this model")
+    assert not (tmp_path / "artifacts").exists()
+
+
 @pytest.mark.tools
 @pytest.mark.build
 def test_build_of_an_unsupported_architecture(tmp_path: Path, toolchain: object) -> None:
@@ -70,15 +81,19 @@ def test_build_of_an_unsupported_architecture(tmp_path: Path, toolchain: object)
 @pytest.mark.build
 def test_build_without_disk_space(tmp_path: Path, toolchain: object) -> None:
     """A sparse file stands for 8 TiB of weights."""
-    model(tmp_path / "m", weight_bytes=8 * 1024**4)
+    model(tmp_path / "m", more_bytes=8 * 1024**4)
     refused(run("build", "m", cwd=tmp_path), 1, "of disk space needed", "--output")
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_no_tools(tmp_path: Path) -> None:
-    model(tmp_path / "m")
     nowhere = {"PATH": str(tmp_path), "QUANTPLAN_CACHE": str(tmp_path / "cache"), "QUANTPLAN_LLAMA_BIN": ""}
-    refused(run("build", "m", cwd=tmp_path, **nowhere), 1, "llama.cpp was not found", "quantplan toolchain install")
+    refused(
+        run("build", "quantplan-tiny", cwd=tmp_path, **nowhere),
+        1,
+        "llama.cpp was not found",
+        "quantplan toolchain install",
+    )
     refused(run("toolchain", "status", cwd=tmp_path, **nowhere), 1, "llama.cpp was not found")
 
 

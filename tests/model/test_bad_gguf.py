@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from quantplan.errors import BadModelFile, QuantplanError
@@ -252,7 +252,9 @@ def test_shards_that_do_not_belong_together(tmp_path: Path) -> None:
 MUTATION = st.tuples(st.integers(0, len(GOOD) - 1), st.binary(min_size=1, max_size=9))
 
 
-@settings(max_examples=1500, deadline=1000, derandomize=True, database=None)
+@settings(
+    max_examples=1500, deadline=1000, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.lists(MUTATION, max_size=6), st.integers(0, len(GOOD)), st.sampled_from([7, 64, 4096]))
 @example([(24, b"\xff" * 9)], len(GOOD), 7)
 def test_a_mutated_header_is_read_or_refused(mutations: list[tuple[int, bytes]], end: int, piece: int) -> None:

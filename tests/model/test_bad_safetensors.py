@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quantplan.errors import BadModelFile, QuantplanError
@@ -109,7 +109,9 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=1000, derandomize=True, database=None)
+@settings(
+    max_examples=400, deadline=1000, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.dictionaries(st.sampled_from(["a", "b", "dtype", "shape", "data_offsets", "__metadata__"]), VALUES))
 def test_any_json_is_read_or_refused(part: dict[str, object]) -> None:
     for header in ({**GOOD, **part}, {**GOOD, "a": {**GOOD["a"], **part}}):
@@ -119,7 +121,9 @@ def test_any_json_is_read_or_refused(part: dict[str, object]) -> None:
             assert str(error).isprintable()
 
 
-@settings(max_examples=400, deadline=1000, derandomize=True, database=None)
+@settings(
+    max_examples=400, deadline=1000, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     try:

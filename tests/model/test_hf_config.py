@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantplan.errors import QuantplanError, UnsupportedArchitecture
+from quantplan.errors import BadConfig, QuantplanError, UnsupportedArchitecture
 from quantplan.model import catalog
-from quantplan.model.hf.config import BadConfig
 from quantplan.model.hf_config import ConvertedHeader, architecture_of, header_from_config
 from quantplan.model.safetensors_header import SafetensorsTensor
 
@@ -24,6 +23,7 @@ GOLDENS: dict[str, Any] = json.loads((Path(__file__).parent.parent / "data" / "c
 ON_PURPOSE = {
     "expert_gating_func": "MiniMax M2: transformers drops the scoring function, and the engine aborts without one",
     "head_count_kv": "Granite 4: transformers 5 renames the layer types and the converter finds no attention layer",
+    "general.file_type": "GPT-NeoX: the converter writes none; llama-quantize adds it",
     "xielu.": "Apertus: the values are in the weights",
 }
 LLAMA = {

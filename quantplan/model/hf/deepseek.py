@@ -96,6 +96,12 @@ def deepseek2_metadata(c: HfConfig, md: Metadata) -> None:
 _DEEPSEEK2 = Family("deepseek2", deepseek2_tensors, deepseek2_metadata)
 
 FAMILIES = dict.fromkeys(
-    ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "KimiK2ForCausalLM"),
+    (
+        "DeepseekV2ForCausalLM",
+        "DeepseekV3ForCausalLM",
+        "KimiVLForConditionalGeneration",
+        "KimiK25ForConditionalGeneration",
+        "YoutuForCausalLM",
+    ),
     _DEEPSEEK2,
 )

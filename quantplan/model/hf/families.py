@@ -35,10 +35,25 @@ def families() -> Mapping[str, Family]:
         mamba_hybrids,
         moe,
         older,
+        rarer,
         recurrent,
         variants,
         vision,
     )
 
-    parts = (dense, variants, older, moe, experts, deepseek, recurrent, mamba_hybrids, hybrid, gemma4, vision, encoders)
+    parts = (
+        dense,
+        variants,
+        older,
+        rarer,
+        moe,
+        experts,
+        deepseek,
+        recurrent,
+        mamba_hybrids,
+        hybrid,
+        gemma4,
+        vision,
+        encoders,
+    )
     return {name: family for part in parts for name, family in part.FAMILIES.items()}

@@ -1,0 +1,86 @@
+"""Tables that scripts write: fresh, and true to the pinned tree and to transformers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantplan.model.hf.families import families
+from quantplan.model.hf_config import supported
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def tree(toolchain) -> Path:  # type: ignore[no-untyped-def]
+    """The pinned llama.cpp, or what of it the toolchain keeps to convert with."""
+    import os
+
+    from quantplan.llama.toolchain import converter_script
+
+    given = os.environ.get("QUANTPLAN_LLAMA_TREE")
+    script = converter_script(toolchain)
+    if given:
+        return Path(given)
+    if script is None:
+        pytest.skip("the converter is not installed; install it with: quantplan toolchain install")
+    return script.parent
+
+
+def check(script: str, *argv: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *argv, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"stale: run scripts/{script}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.build
+@pytest.mark.tools
+def test_the_defaults_are_those_of_transformers(tree: Path) -> None:
+    check("hf_defaults.py", "--tree", str(tree))
+
+
+@pytest.mark.tools
+def test_the_table_of_architectures_is_fresh(tree: Path) -> None:
+    if not (tree / "src" / "llama-arch.cpp").is_file():
+        pytest.skip("only the converter of the tree is kept here, not the engine's sources")
+    check("architectures.py", "--tree", str(tree))
+
+
+@pytest.mark.tools
+def test_every_name_we_support_is_registered(tree: Path) -> None:
+    text = "\n".join(path.read_text() for path in sorted((tree / "conversion").glob("*.py")))
+    assert [name for name in supported() if f'"{name}"' not in text] == []
+
+
+def test_the_table_names_what_is_supported() -> None:
+    rows = re.findall(r"^\| (\S+) \| exact \| \w+ \| (.*?) \|$", (ROOT / "docs" / "architectures.md").read_text(), re.M)
+    told = {name for _, names in rows for name in names.split(", ")}
+    assert told == set(families())
+    assert len(rows) >= 60
+
+
+@pytest.mark.build
+@pytest.mark.tools
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["llama", "qwen3_moe", "gemma4", "jamba"])
+def test_the_goldens_are_the_converters(model_type: str, tree: Path, tmp_path: Path) -> None:
+    import json
+
+    goldens = json.loads((ROOT / "tests" / "data" / "converter_goldens.json").read_text())["configurations"]
+    script = [sys.executable, str(ROOT / "scripts" / "weightless_from_converter.py"), "--tree", str(tree)]
+    subprocess.run([*script, "--model-type", model_type, "--output", str(tmp_path)], check=True, capture_output=True)
+    goldens_now = tmp_path / "now.json"
+    write = [
+        sys.executable,
+        str(ROOT / "scripts" / "converter_goldens.py"),
+        str(tmp_path),
+        "--output",
+        str(goldens_now),
+    ]
+    subprocess.run(write, check=True)
+    assert json.loads(goldens_now.read_text())["configurations"][model_type] == goldens[model_type]
