@@ -49,3 +49,11 @@ def holes_folder() -> Path:
     folder = cache_folder() / "weightless"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the weightless models of processes that are gone: they were killed before they could."""
+    for path in folder.glob("*.gguf"):
+        pid = path.name.partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            path.unlink(missing_ok=True)
