@@ -66,3 +66,36 @@ def with_mtp(tensors: Iterable[Shaped], config: Mapping[str, Any], *, n_mtp: int
     out.append(("mtp.fc.weight", (n_embd, 2 * n_embd), "BF16"))
     out += [(f"mtp.{n}.weight", (n_embd,), "BF16") for n in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")]
     return all_tensors + out
+
+
+_NEMOTRON_NAMES = {
+    "model.embed_tokens.": "backbone.embeddings.",
+    "model.norm.": "backbone.norm_f.",
+    "model.": "backbone.",
+}
+
+
+def nemotron_h(tensors: Iterable[Shaped], *, n_mtp: int) -> list[Shaped]:
+    """Nemotron-H: `backbone`, and its MTP layer kept as two, of an attention and of an expert layer."""
+    out: list[Shaped] = []
+    for written, shape, dtype in tensors:
+        old = next((old for old in _NEMOTRON_NAMES if written.startswith(old)), "")
+        out.append((_NEMOTRON_NAMES.get(old, "") + written.removeprefix(old), shape, dtype))
+    if n_mtp:
+        for k, part in enumerate(("mixer.q_proj.", "mixer.experts.")):
+            prefix = next(name.split("mixer.")[0] for name, *_ in out if part in name)
+            out += [(f"mtp.layers.{k}.{n.removeprefix(prefix)}", s, d) for n, s, d in out if n.startswith(prefix)]
+        n_embd = next(shape[1] for name, shape, _ in out if name == "backbone.embeddings.weight")
+        out.append(("mtp.layers.0.eh_proj.weight", (n_embd, 2 * n_embd), "BF16"))
+        ends = ("0.enorm", "0.hnorm", "1.final_layernorm")
+        out += [(f"mtp.layers.{end}.weight", (n_embd,), "BF16") for end in ends]
+    return out
+
+
+def as_on_the_hub(tensors: list[Shaped], config: Mapping[str, Any], *, n_mtp: int) -> list[Shaped]:
+    """The tensors as they are where transformers writes them like the hub has them."""
+    if config.get("model_type") == "deepseek_v4":
+        return deepseek4(tensors)
+    if config.get("model_type") == "nemotron_h" and "hybrid_override_pattern" in config:
+        return nemotron_h(tensors, n_mtp=n_mtp)
+    return with_mtp(tensors, config, n_mtp=n_mtp) if n_mtp else tensors

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from hub_checkpoints import Shaped, deepseek4, with_mtp
+from hub_checkpoints import Shaped, as_on_the_hub
 
 logging.disable(logging.WARNING)
 
@@ -166,12 +166,9 @@ def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: 
         text = {**config, **config.get("text_config", {})}
         if str(config.get("model_type", "")).startswith("gemma"):
             _write_tokenizer(folder, text.get("vocab_size", 262208))
-        tensors = checkpoint_tensors(_decoded(config))
-        if config.get("model_type") == "deepseek_v4":
-            tensors = deepseek4(tensors)
-        if n_mtp:
-            tensors = with_mtp(tensors, config, n_mtp=n_mtp)
-        if n_mtp or config.get("model_type") == "deepseek_v4":
+        written = checkpoint_tensors(_decoded(config))
+        tensors = as_on_the_hub(written, config, n_mtp=n_mtp)
+        if tensors != written:
             output.with_suffix(".tensors.json").write_text(json.dumps(tensors))
         write_safetensors_header(folder / "model.safetensors", tensors)
         convert_header(folder, output, tree=tree, outtype=outtype)

@@ -122,7 +122,7 @@ def _header(
     return ConvertedHeader(
         metadata=md.values,
         tensors=tuple(
-            TensorFacts(name=name, shape=shape, type_name=kind or converted_type(name, len(shape), outtype))
+            TensorFacts(name=name, shape=shape, type_name=converted_type(name, len(shape), outtype, kind))
             for name, shape, kind in matched.tensors
         ),
         derived=tensors is None,

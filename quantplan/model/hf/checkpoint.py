@@ -8,7 +8,7 @@ from math import prod
 from typing import Protocol
 
 from quantplan.model.hf.config import HfConfig
-from quantplan.model.hf.layout import Row, Shape
+from quantplan.model.hf.layout import OUTTYPE, Row, Shape
 from quantplan.model.hf.quantized import Stored, read_quantized
 
 Placed = tuple[str, Shape, str | None]
@@ -151,7 +151,7 @@ def _place(rows: Sequence[Row], here: Mapping[str, Stored]) -> tuple[list[Placed
                 out.append((row.name, row.shape, None))
             continue
         used.update(names)
-        kind = _kept(names, here)
+        kind = _kept(names, here) or (OUTTYPE if row.kind == OUTTYPE else None)
         if names[0].endswith("_blocks"):
             used.update(name.removesuffix("_blocks") + "_scales" for name in names)
         out.append((row.name, _shape(row, names, here), kind))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from quantplan.model.hf.config import HfConfig
 
 Shape = tuple[int, ...]
+OUTTYPE = "outtype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Row:
 
     Not expected: the configuration does not say that it exists; it does where the checkpoint has it.
     Whole: it is its one source tensor and nothing else, so the checkpoint's shape is its shape.
-    Kind: the type it gets of the checkpoint's usual form, whatever the outtype; None where the outtype decides.
+    Kind: the type it gets of the checkpoint's usual form, whatever the outtype; None where the name and the outtype
+    decide, OUTTYPE where the outtype alone does.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Multi-token prediction tensors that checkpoints keep under `mtp.`: put behind the last layer, as the converter does.
 
-conversion/qwen.py and conversion/exaone.py (commit 0c1e570).
+conversion/qwen.py, exaone.py and nemotron.py (commit 0c1e570).
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ _PARTS = {
     "pre_fc_norm_embedding": "enorm",
     "pre_fc_norm_hidden": "hnorm",
     "norm": "shared_head.norm",
+}
+_NEMOTRON_PARTS = {
+    "1.norm.weight": "post_attention_layernorm.weight",
+    "1.final_layernorm.weight": "shared_head.norm.weight",
 }
 _LAYER = re.compile(r"mtp\.layers\.(\d+)\.(.+)")
 _PART = re.compile(rf"mtp\.({'|'.join(_PARTS)})\.([^.]+)")
@@ -57,3 +61,12 @@ def read_exaone_mtp(c: HfConfig, weights: Weights) -> None:
             continue
         stored = weights.pop(name)
         weights.update(dict.fromkeys(targets, stored))
+
+
+def read_nemotron_mtp(weights: Weights, *, n_block: int) -> None:
+    """NemotronHModel: one layer, kept as two: 0 attends and joins the embeddings, 1 has the experts."""
+    for name in _mtp_names(weights):
+        layer = _LAYER.fullmatch(name)
+        if layer and layer[1] in ("0", "1"):
+            part = _NEMOTRON_PARTS.get(f"{layer[1]}.{layer[2]}", layer[2])
+            weights[f"backbone.layers.{n_block - 1}.{part}"] = weights.pop(name)
