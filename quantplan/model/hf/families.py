@@ -28,6 +28,7 @@ class Family:
 def families() -> Mapping[str, Family]:
     """All families by architecture name."""
     from quantplan.model.hf import (
+        bailing3,
         deepseek,
         deepseek4,
         dense,
@@ -52,6 +53,7 @@ def families() -> Mapping[str, Family]:
         rarer,
         moe,
         experts,
+        bailing3,
         deepseek,
         deepseek4,
         recurrent,
