@@ -6,8 +6,8 @@ quantplan.model.hf_config against it without torch; where a digest differs, writ
     python scripts/converter_goldens.py folder/ … --output tests/data/converter_goldens.json [--merge]
 
 A pair with NAME.tensors.json beside it is of a checkpoint that transformers does not write as it is: it goes to
-`checkpoints`, with the tensors. The model types of hub_ling3_raw…, hub_nemotron_h_raw and gpt_neox_raw end in `_` so that the converter
-reads config.json as it is: transformers 5.23 knows the types, but drops or renames fields that the converter asks for.
+`checkpoints`, with the tensors. The model types of hub_ling3_raw…, hub_nemotron_h_raw and gpt_neox_raw end in `_` so
+that the converter reads config.json as it is: transformers 5.23 knows the types, but drops, renames or adds fields.
 """
 
 from __future__ import annotations
