@@ -115,6 +115,18 @@ def test_a_deepseek_v4_that_the_converter_refuses_is_refused(change: dict[str, A
         header_from_config(config)
 
 
+def test_a_second_mtp_layer_of_nemotron_h_is_refused_as_the_converter_does() -> None:
+    config = {**GOLDENS["checkpoints"]["hub_nemotron_h_mtp"]["config"], "num_nextn_predict_layers": 2}
+    with pytest.raises(BadConfig, match="num_nextn_predict_layers"):
+        header_from_config(config)
+
+
+def test_a_ling_3_that_the_converter_refuses_is_refused() -> None:
+    config = {**GOLDENS["checkpoints"]["hub_ling3_raw"]["config"], "no_kda_lora": False}
+    with pytest.raises(BadConfig, match="no_kda_lora"):
+        header_from_config(config)
+
+
 def test_deepseek_v4_experts_in_fp8_are_refused() -> None:
     golden = GOLDENS["checkpoints"]["hub_deepseek4"]
     expert = "layers.0.ffn.experts.0.w1.weight"
