@@ -118,8 +118,12 @@ def buildable(facts: ModelFacts, quants: tuple[str, ...]) -> tuple[str, ...]:
     Raises BadValue when none is left.
     """
     from quantplan.errors import BadValue
+    from quantplan.model import catalog
     from quantplan.quant.presets import apply_preset
 
+    entry = catalog.find(facts.id) if facts.origin is FactsOrigin.CATALOG else None
+    if entry is not None and entry.only_presets:
+        return entry.only_presets
     if all(tensor.type_name in ("F32", "F16", "BF16") for tensor in facts.tensors):
         return quants
     tried = dict.fromkeys((*quants, MIXTURE_PRESET))

@@ -39,7 +39,8 @@ def command(
     plan = read_plan(plan_file or found.folder / "plan.json")
     tools = find_toolchain(explicit=llama)
     settings = launch.settings_of(plan, found, host="127.0.0.1", port=port)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where a shell started us in the background, SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         with launch.running_server(tools, settings, unified_per_slot=unified_per_slot(tools), log=_log) as running:
             _tell_ready(running, found, plan, tools, as_json=as_json)
