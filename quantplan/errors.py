@@ -171,6 +171,23 @@ class UnsupportedArchitecture(QuantplanError):
         self.architecture, self.path, self.supported = architecture, str(path), tuple(supported)
 
 
+class BadConfig(QuantplanError):
+    """A config.json that lacks what its architecture needs, or has it in a form that cannot be right."""
+
+    def __init__(self, *, key: str, why: str) -> None:
+        super().__init__(f"config.json: {key} {why}")
+        self.key, self.why = key, why
+
+
+class UnsupportedQuantization(QuantplanError):
+    """A checkpoint in a quantization that the pinned converter does not read."""
+
+    def __init__(self, *, method: str, why: str = "") -> None:
+        told = f": {why}" if why else ""
+        super().__init__(f"the pinned converter does not read checkpoints quantized with {method}{told}")
+        self.method, self.why = method, why
+
+
 class DoesNotFit(QuantplanError):
     """A plan needs more than a device has."""
 

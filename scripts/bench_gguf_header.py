@@ -2,8 +2,9 @@
 
     python scripts/bench_gguf_header.py [--folder FOLDER] [--keep]
 
-Prints time and memory of both, each reader in a process of its own. Exit status 1 if a bar is missed:
-100 ms, 60 MB, 60 times faster, 0.4 s for `inspect`.
+Prints time and memory of both, each reader in a process of its own. Exit status 1 if a bar is missed: 100 ms, 60 MB,
+60 times faster, 0.4 s for `inspect`. Bars are judged by the time of the processor (in brackets): others may be using
+the machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,17 +30,19 @@ def peak_kib():
 path = sys.argv[1]
 {imports}
 before = peak_kib()
-times = []
+times, cpu = [], []
 for _ in range({repeats}):
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     {call}
     times.append(time.perf_counter() - start)
+    cpu.append(time.process_time() - worked)
 after = peak_kib()
 import tracemalloc
 tracemalloc.start()
 {trace}
 peak = tracemalloc.get_traced_memory()[1]
-print(json.dumps({{"first_ms": times[0] * 1e3, "best_ms": min(times) * 1e3, "rss_mb": after * 1024 / 1e6,
+print(json.dumps({{"first_ms": times[0] * 1e3, "best_ms": min(times) * 1e3, "first_cpu_ms": cpu[0] * 1e3,
+                   "best_cpu_ms": min(cpu) * 1e3, "rss_mb": after * 1024 / 1e6,
                    "grown_mb": (after - before) * 1024 / 1e6, "traced_mb": peak / 1e6}}))
 """
 
@@ -100,10 +104,13 @@ def measure(path: Path, *, imports: str, call: str, repeats: int, trace: str = "
     return result
 
 
-def time_inspect(path: Path) -> float:
-    start = time.perf_counter()
+def time_inspect(path: Path) -> tuple[float, float]:
+    """Seconds of a whole process, by the clock and of the processor."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "quantplan", "inspect", str(path)], check=True, capture_output=True)
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return time.perf_counter() - start, worked
 
 
 def main() -> int:
@@ -118,24 +125,23 @@ def main() -> int:
     ours = measure(path, imports="from quantplan.model.gguf_header import read_gguf_header", call=ours_call, repeats=5,
                    trace=ours_call)  # fmt: skip
     theirs = measure(path, imports="import gguf", call="gguf.GGUFReader(path)", repeats=1)
-    inspect_s = min(time_inspect(path) for _ in range(3))
+    inspect_s, inspect_cpu_s = min((time_inspect(path) for _ in range(3)), key=lambda took: took[1])
     if not args.keep:
         path.unlink()
-    times = theirs["first_ms"] / ours["first_ms"]
+    times = theirs["first_cpu_ms"] / ours["first_cpu_ms"]
+    print(f"quantplan        first {ours['first_ms']:.0f} ms ({ours['first_cpu_ms']:.0f}), "
+          f"best of 5 {ours['best_ms']:.0f} ms ({ours['best_cpu_ms']:.0f}), process {ours['rss_mb']:.0f} MB "
+          f"(grown {ours['grown_mb']:.1f} MB, allocated {ours['traced_mb']:.1f} MB)")  # fmt: skip
+    print(f"gguf.GGUFReader  first {theirs['first_ms']:.0f} ms ({theirs['first_cpu_ms']:.0f}), "
+          f"process {theirs['rss_mb']:.0f} MB (grown {theirs['grown_mb']:.0f} MB)")  # fmt: skip
     print(
-        f"quantplan        first {ours['first_ms']:7.1f} ms, best of 5 {ours['best_ms']:7.1f} ms, "
-        f"process {ours['rss_mb']:5.0f} MB (grown {ours['grown_mb']:.1f} MB, allocated {ours['traced_mb']:.1f} MB)"
+        f"{times:.0f} times faster; `quantplan inspect`, a process of its own: {inspect_s:.2f} s ({inspect_cpu_s:.2f})"
     )
-    print(
-        f"gguf.GGUFReader  first {theirs['first_ms']:7.0f} ms, {'':18} "
-        f"process {theirs['rss_mb']:5.0f} MB (grown {theirs['grown_mb']:.0f} MB)"
-    )
-    print(f"{times:.0f} times faster; `quantplan inspect` of it takes {inspect_s:.2f} s in a process of its own")
     met = (
-        ours["first_ms"] <= BARS["ms"]
+        ours["first_cpu_ms"] <= BARS["ms"]
         and ours["rss_mb"] <= BARS["mb"]
         and times >= BARS["times"]
-        and inspect_s <= BARS["inspect_s"]
+        and inspect_cpu_s <= BARS["inspect_s"]
     )
     return 0 if met else 1
 

@@ -29,6 +29,7 @@ _NOT_NEEDED = {
 LEFT_OUT = {
     "glm4_moe": "its NextN layer is in the configuration, but not in a checkpoint that transformers writes",
     "glm4_moe0": "the converter was told to leave NextN out",
+    "hub_glm45air": "the converter was told to leave NextN out",
     "qwen3_vl_moe": "transformers writes its fused experts the other way round than the hub's files",
 }
 

@@ -44,8 +44,8 @@ SHAPE: dict[str, Any] = {
 ROPE_THETA = 10000.0
 PEAK_RATE = 3e-3
 SHARES = ("prose", "code", "chat", "chat", "language", "sums")  # chat twice: it is the most varied
-# Large networks have channels of very different scale, which is what makes few bits hurt; training this short gives
-# none. 0.5 puts Q4_K_M's damage well under Q2_K's as it is there, and changes nothing before quantization.
+# Without uneven channels even Q2_K hardly hurts a network trained this briefly. 0.5 was chosen by measuring: on
+# an earlier run it took Q2_K from 0.009 to 0.034 nats and Q4_K_M from 0.0006 to 0.0023. The function stays the same.
 CHANNEL_SPREAD = 0.5
 
 
@@ -136,7 +136,7 @@ def train(windows: Windows, n_steps: int, *, started: float) -> tuple[LlamaForCa
 @torch.no_grad()
 def spread_channels(model: LlamaForCausalLM) -> None:
     """Scale the inputs of every block's matrices by log-normal factors and what feeds them by the inverse: the
-    same function in weights as uneven as a large model's. Then round to bf16: what is measured is what is stored."""
+    same function in uneven weights. Then round to bf16: what is measured is what is stored."""
     generator = torch.Generator().manual_seed(7)
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp

@@ -161,7 +161,7 @@ def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: 
         (folder / "config.json").write_text(json.dumps(config))
         text = {**config, **config.get("text_config", {})}
         if str(config.get("model_type", "")).startswith("gemma"):
-            _write_tokenizer(folder, text["vocab_size"])
+            _write_tokenizer(folder, text.get("vocab_size", 262208))
         write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(_decoded(config)))
         convert_header(folder, output, tree=tree, outtype=outtype)
 

@@ -90,6 +90,8 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.BadProfile, "docs/hardware.md shows a profile file, line by line"),
     (errors.ToolMissing, _tool_missing),
     (errors.BadModelFile, "check the path, or download the file again"),
+    (errors.UnsupportedQuantization, "name the checkpoint it was quantized from, or a GGUF of it"),
+    (errors.BadConfig, "compare config.json with the one of the model's repository"),
     (errors.UnsupportedArchitecture, "quantplan toolchain status shows the pinned build and what it converts"),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),

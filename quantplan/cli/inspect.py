@@ -10,6 +10,7 @@ from quantplan.cli.options import emit, json_option
 
 if TYPE_CHECKING:
     from quantplan.model.facts import ModelFacts
+    from quantplan.model.gguf_header import GgufHeader
 
 
 @click.command("inspect", epilog="Example: quantplan inspect meta-llama/Llama-3.1-8B-Instruct")
@@ -24,8 +25,8 @@ def command(model: str, tensors: bool, verify: bool, as_json: bool) -> int:
     """
     from quantplan.report.inspection import inspection, inspection_text, sizes
 
-    facts, header = _read(model)
-    data: dict[str, Any] = inspection(facts, sizes(facts, header), tensors=tensors)
+    facts, header, vision = _read(model)
+    data: dict[str, Any] = inspection(facts, sizes(facts, header), tensors=tensors, vision=vision)
     text = inspection_text(facts, data)
     if verify:
         data["differences"] = _verify(facts)
@@ -35,14 +36,20 @@ def command(model: str, tensors: bool, verify: bool, as_json: bool) -> int:
     return 0 if ok else 4
 
 
-def _read(model: str) -> tuple[ModelFacts, Any]:
-    """The facts, and the GGUF header where MODEL is one."""
+def _read(model: str) -> tuple[ModelFacts, GgufHeader | None, dict[str, int] | None]:
+    """The facts; the GGUF header where MODEL is one; what a checkpoint has of a vision tower."""
     from quantplan.model import catalog
-    from quantplan.model.read import facts_of
-    from quantplan.model.resolve import Catalog, GgufModel, resolve_model
+    from quantplan.model.read import convert, facts_of
+    from quantplan.model.resolve import Catalog, CheckpointModel, GgufModel, resolve_model
 
     found = resolve_model(model, catalog=Catalog(find=catalog.find, near=catalog.near))
-    return facts_of(found), found.header if isinstance(found, GgufModel) else None
+    header = found.header if isinstance(found, GgufModel) else None
+    vision = None
+    if isinstance(found, CheckpointModel):
+        converted = convert(found)
+        if converted.vision_parameters:
+            vision = {"parameters": converted.vision_parameters, "bytes": converted.vision_bytes or 0}
+    return facts_of(found), header, vision
 
 
 def _verify(facts: ModelFacts) -> list[dict[str, Any]]:

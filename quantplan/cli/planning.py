@@ -44,8 +44,7 @@ class Planned:
 def recommend(facts: ModelFacts, host: HostFacts, request: PlanRequest) -> Planned:
     """The plan of a model on a host, with its alternatives. Raises DoesNotFit, BadValue."""
     own = own_preset(facts)
-    if own is not None:
-        request = replace(request, quants=(own,))
+    request = replace(request, quants=(own,) if own is not None else buildable(facts, request.quants))
     capacities = capacities_of(host)
     found = search(
         request, n_layer=facts.n_layer, n_ctx_train=facts.n_ctx_train, capacities=capacities,
@@ -108,6 +107,27 @@ def own_preset(facts: ModelFacts) -> str | None:
     number = facts.metadata.get("general.file_type")
     name = next((p.file_type for p in PRESETS.values() if p.file_type_id == number), None)
     return None if name in ("F16", "BF16", "F32") else name or "as it is"
+
+
+MIXTURE_PRESET = "MXFP4_MOE"  # keeps experts that are MXFP4 in the source as they are
+
+
+def buildable(facts: ModelFacts, quants: tuple[str, ...]) -> tuple[str, ...]:
+    """The presets that llama-quantize makes of this source: what is quantized there already is not quantized again.
+
+    Raises BadValue when none is left.
+    """
+    from quantplan.errors import BadValue
+    from quantplan.quant.presets import apply_preset
+
+    if all(tensor.type_name in ("F32", "F16", "BF16") for tensor in facts.tensors):
+        return quants
+    tried = dict.fromkeys((*quants, MIXTURE_PRESET))
+    good = tuple(q for q in tried if not apply_preset(facts.tensors, facts.metadata, q).requantized)
+    if not good:
+        why = "would quantize again what is quantized in the source, which llama-quantize refuses"
+        raise BadValue(what="presets", value=", ".join(tried), why=why)
+    return good
 
 
 def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:

@@ -101,4 +101,4 @@ def _gpu(told: dict[str, str], model: str, ram: RamFacts, known: Bandwidth | Non
 
 def _number(told: dict[str, str], key: str) -> int | None:
     value = told.get(key, "")
-    return int(value) if value.isdigit() else None
+    return int(value) if value.isdecimal() else None

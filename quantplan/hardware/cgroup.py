@@ -126,7 +126,7 @@ def _page_cache(tree: HostTree, folder: str) -> int:
     total = 0
     for key in ("active_file", "inactive_file"):
         value = stat.get(f"total_{key}", stat.get(key, "0"))  # v1 counts its children in total_*, v2 always does
-        total += int(value) if value.isdigit() else 0
+        total += int(value) if value.isdecimal() else 0
     return total
 
 
@@ -147,6 +147,6 @@ def _quota(tree: HostTree, folder: str, *, v2: bool) -> list[tuple[float, str]]:
     else:
         quota = tree.text(f"{folder}/cpu.cfs_quota_us") or "-1"
         period = tree.text(f"{folder}/cpu.cfs_period_us") or "0"
-    if not (quota.isdigit() and period.isdigit() and int(period) > 0):
+    if not (quota.isdecimal() and period.isdecimal() and int(period) > 0):
         return []
     return [(int(quota) / int(period), folder)]

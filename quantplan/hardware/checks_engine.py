@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from quantplan.hardware.engine_devices import named_by_engine
@@ -9,17 +10,34 @@ from quantplan.hardware.examine import Situation
 from quantplan.hardware.finding import Severity
 from quantplan.hardware.system import OLDEST_DRIVER, driver_runs
 
+_NO_ANSWER = re.compile(r"NVIDIA.*(does not answer|did not answer|makes no sense)")
+
 
 def driver(now: Situation) -> Iterator[tuple[Severity, str, str | None]]:
     for warning in now.host.warnings:
-        if "NVIDIA" not in warning:
-            continue
-        fix = "sudo modprobe nvidia && nvidia-smi"
-        if "mismatch" in warning:
-            fix = "sudo reboot"  # the library was updated under the loaded module
-        elif now.host.system and now.host.system.wsl:
-            fix = "wsl --update"
-        yield Severity.BREAKS, warning, fix
+        if _NO_ANSWER.search(warning):
+            yield Severity.BREAKS, warning, _driver_fix(now, warning)
+
+
+def _driver_fix(now: Situation, warning: str) -> str:
+    system = now.host.system
+    if "mismatch" in warning:
+        return "sudo reboot"  # the library was updated under the loaded module
+    if system and system.wsl:
+        return "wsl --update"
+    if system and system.container == "kubernetes":
+        return "kubectl set resources deployment/YOUR-SERVER --limits=nvidia.com/gpu=1"
+    if system and system.container:
+        return "docker run --gpus all ...  # with nvidia-container-toolkit on the host"
+    return "sudo modprobe nvidia && nvidia-smi"
+
+
+def mig(now: Situation) -> Iterator[tuple[Severity, str, str | None]]:
+    for warning in now.host.warnings:
+        if "in MIG mode and has no instance" in warning:
+            yield Severity.BREAKS, warning, "sudo nvidia-smi mig -lgip && sudo nvidia-smi mig -cgi PROFILE -C"
+        elif "one MIG instance" in warning:
+            yield Severity.NOTE, warning, "export CUDA_VISIBLE_DEVICES=MIG-...  # one of: nvidia-smi -L"
 
 
 def driver_age(now: Situation) -> Iterator[tuple[Severity, str, str | None]]:

@@ -182,5 +182,6 @@ def wsl(now: Situation) -> Iterator[tuple[Severity, str, str | None]]:
 
 def detection(now: Situation) -> Iterator[tuple[Severity, str, str | None]]:
     for warning in now.host.warnings:
-        if "NVIDIA" not in warning:
-            yield Severity.NOTE, warning, None
+        if "NVIDIA" not in warning and " MIG " not in warning:
+            order = "CUDA_DEVICE_ORDER" in warning
+            yield Severity.NOTE, warning, "export CUDA_DEVICE_ORDER=PCI_BUS_ID" if order else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 from quantplan.hardware.cgroup import GroupLimits
@@ -88,7 +89,7 @@ def _processors(tree: HostTree) -> dict[int, dict[str, str]]:
         if not colon:
             continue
         key, value = key.strip(), value.strip()
-        if key == "processor" and value.isdigit():
+        if key == "processor" and value.isdecimal():
             current = found.setdefault(int(value), {})
         current[key] = value
     return found
@@ -150,13 +151,13 @@ def _numa(tree: HostTree) -> tuple[NumaNode, ...]:
     folder = "sys/devices/system/node"
     nodes = []
     for name in tree.names(folder, r"node\d+"):
-        meminfo = tree.text(f"{folder}/{name}/meminfo") or ""
-        kib = next((line.split()[3] for line in meminfo.splitlines() if "MemTotal:" in line), "")
+        kib = re.search(r"MemTotal:\s*(\d+)", tree.text(f"{folder}/{name}/meminfo") or "")
         cpus = cpu_list(tree.text(f"{folder}/{name}/cpulist"))
-        total = int(kib) * 1024 if kib.isdigit() else None
+        total = int(kib[1]) * 1024 if kib else None
         nodes.append(NumaNode(node=int(name[4:]), cpus=cpus, total_bytes=total))
-    told, whole = sum(node.total_bytes or 0 for node in nodes), tree.pairs("proc/meminfo").get("MemTotal", "0").split()
-    if told * 10 < int(whole[0]) * 1024 * 9:  # virtual machines that grow show the memory they started with
+    whole = re.match(r"\d+", tree.pairs("proc/meminfo").get("MemTotal", ""))
+    told = sum(node.total_bytes or 0 for node in nodes)
+    if whole and told * 10 < int(whole[0]) * 1024 * 9:  # virtual machines that grow show what they started with
         nodes = [replace(node, total_bytes=None) for node in nodes]
     return tuple(nodes)
 
@@ -169,7 +170,7 @@ def _last_level_cache(tree: HostTree, online: tuple[int, ...]) -> int | None:
         for index in tree.names(f"sys/devices/system/cpu/cpu{cpu}/cache", r"index\d+"):
             folder = f"sys/devices/system/cpu/cpu{cpu}/cache/{index}"
             level, size = tree.integer(f"{folder}/level") or 0, tree.text(f"{folder}/size") or ""
-            if level < 2 or not size.endswith("K") or not size[:-1].isdigit():
+            if level < 2 or not size.endswith("K") or not size[:-1].isdecimal():
                 continue
             if level > deepest:
                 deepest, found = level, {}

@@ -14,6 +14,7 @@ Check = Callable[[Situation], Iterator[tuple[Severity, str, str | None]]]
 CHECKS: dict[str, Check] = {
     "driver": engine.driver,
     "driver-age": engine.driver_age,
+    "mig": engine.mig,
     "nvcc": engine.nvcc,
     "torch-cuda": engine.torch,
     "cpu-only-build": engine.cpu_only_build,

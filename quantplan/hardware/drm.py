@@ -117,7 +117,7 @@ def _kfd_node(tree: HostTree, bus_id: str | None) -> dict[str, int]:
         told = tree.pairs(f"{nodes}/{name}/properties")
         if told.get("location_id") == str(wanted) and told.get("simd_count", "0") != "0":
             banks = tree.pairs(f"{nodes}/{name}/mem_banks/0/properties")
-            return {key: int(value) for key, value in {**told, **banks}.items() if value.isdigit()}
+            return {key: int(value) for key, value in {**told, **banks}.items() if value.isdecimal()}
     return {}
 
 

@@ -81,7 +81,7 @@ def find_gpu(text: str) -> GpuSpec:
     """The card that a person means: a card's own short name first, then the table of short names, then a bare number
     (`3090`), then the only card whose name goes on from there. Raises UnknownGpu or AmbiguousGpu."""
     wanted = short_name(text)
-    for name in (wanted, *(f"{prefix}{wanted}" for prefix in ("rtx", "gtx", "rx") if wanted[:1].isdigit())):
+    for name in (wanted, *(f"{prefix}{wanted}" for prefix in ("rtx", "gtx", "rx") if wanted[:1].isdecimal())):
         if name in _by_short_name():
             return _by_short_name()[name]
         if name in short_names():
@@ -98,7 +98,7 @@ def _candidates(wanted: str, words: set[str]) -> list[GpuSpec]:
     """Cards whose name starts with the whole words of `wanted`, else that have all of `words`; variants that are
     built into something else only where there is no other."""
     starts = [spec for spec in all_specs().values() if wanted and _rest(spec, wanted)]
-    if not starts and wanted[:1].isdigit():
+    if not starts and wanted[:1].isdecimal():
         return next((c for p in ("rtx", "gtx", "rx") if (c := _candidates(p + wanted, {p + wanted}))), [])
     if not starts and len(words) > 1:
         starts = [spec for spec in all_specs().values() if words <= set(_words(spec.name))]
@@ -119,7 +119,7 @@ def _near(wanted: str) -> list[str]:
 
     names = [*_by_short_name(), *short_names()]
     near = difflib.get_close_matches(wanted, names, n=4, cutoff=0.6)
-    if wanted[:1].isdigit():
+    if wanted[:1].isdecimal():
         near = difflib.get_close_matches(f"rtx{wanted}", names, n=4, cutoff=0.6) or near
     return near
 

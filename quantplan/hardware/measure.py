@@ -13,7 +13,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from quantplan.units import GIB, MIB, pad
 
 _RAM_SECONDS = 2.0
 _LEAST_BUFFERS_BYTES = 256 * MIB
+_MOST_PASSES = 400
 _DISK_SECONDS = 3.0
 _DISK_BLOCK_BYTES = 4 * MIB
 _DISK_FILE_BYTES = GIB
@@ -79,9 +80,9 @@ def measure_ram(cpu: CpuFacts, ram: RamFacts, *, seconds: float = _RAM_SECONDS) 
     if wanted * 2 > ram.available_bytes:
         raise CannotMeasure(what="RAM bandwidth", why=f"needs {wanted:,} bytes, {ram.available_bytes:,} are available")
     each = pad(wanted // (2 * n_threads), MIB)
-    copies = _copy_for(seconds, n_threads=n_threads, n_bytes=each)
-    total = 2 * each * n_threads
-    return summary("ram", window_rates(copies, total), how=f"memcpy, {n_threads} threads, {total // MIB} MiB")
+    passes = _copy_passes(seconds, n_threads=n_threads, n_bytes=each)
+    rates = [rate for copies in passes if (rate := rate_together(copies)) is not None]
+    return summary("ram", rates, how=f"memcpy, {n_threads} threads, {each * 2 * n_threads // MIB} MiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,51 +105,46 @@ class _Buffer:
         ctypes.memset(self.address, 1, n_bytes)
 
 
-def _copy_for(seconds: float, *, n_threads: int, n_bytes: int) -> list[Copy]:
-    """Every copy that the threads made. Each copies its whole buffer again and again and waits for no other: in pieces
+def _copy_passes(seconds: float, *, n_threads: int, n_bytes: int) -> list[list[Copy]]:
+    """What each thread copied in each pass. All start a pass together; each copies its whole buffer, because in pieces
     that fit a cache the C library would not stream past it."""
     memcpy = ctypes.CDLL(None).memcpy
     memcpy.restype, memcpy.argtypes = None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
     pairs = [(_Buffer(n_bytes), _Buffer(n_bytes)) for _ in range(n_threads)]
-    done: list[list[Copy]] = [[] for _ in pairs]
+    passes: list[list[Copy]] = [[] for _ in range(_MOST_PASSES)]
+    until = time.perf_counter() + seconds
     gate = threading.Barrier(n_threads)
 
     def work(index: int) -> None:
         target, source = pairs[index][0].address, pairs[index][1].address
-        gate.wait()
-        until = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < until:
+        for number, copies in enumerate(passes):
+            gate.wait()
+            began = time.perf_counter()
             memcpy(target, source, n_bytes)
-            done[index].append(Copy(began, time.perf_counter(), 2 * n_bytes))
+            copies.append(Copy(began, time.perf_counter(), 2 * n_bytes))
+            # decided between two gates, so that all see the same
+            if gate.wait() == 0:
+                stop.append(number >= 4 and time.perf_counter() > until)
+            gate.wait()
+            if stop[-1]:
+                return
 
+    stop: list[bool] = []
     threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(n_threads)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [copy for copies in done for copy in copies]
+    return [copies for copies in passes[1:] if copies]  # the first pass warms up
 
 
-def window_rates(copies: Sequence[Copy], window_bytes: int) -> list[float]:
-    """Bytes a second in windows that overlap by half, each as long as moving `window_bytes` takes undisturbed (the
-    average of the faster half of the copies, all threads together). A copy counts by the share that lies inside."""
-    first, last = min(copy.began for copy in copies), max(copy.ended for copy in copies)
-    rates = sorted((copy.n_bytes / (copy.ended - copy.began) for copy in copies), reverse=True)
-    faster = statistics.fmean(rates[: (len(rates) + 1) // 2])
-    n_threads = max(round(sum(copy.ended - copy.began for copy in copies) / (last - first)), 1)
-    length = min(window_bytes / (faster * n_threads), last - first)
-    starts = [first + step * length / 2 for step in range(max(int(2 * (last - first) / length + 1e-9) - 1, 1))]
-    return [sum(map(_share(start, start + length), copies)) / length for start in starts]
-
-
-def _share(start: float, end: float) -> Callable[[Copy], float]:
-    """Bytes of a copy that were moved between two moments."""
-
-    def inside(copy: Copy) -> float:
-        overlap = min(copy.ended, end) - max(copy.began, start)
-        return copy.n_bytes * overlap / (copy.ended - copy.began) if overlap > 0 else 0.0
-
-    return inside
+def rate_together(copies: Sequence[Copy]) -> float | None:
+    """Bytes a second while all were copying: from the last that began to the first that ended, each by its share. None
+    where that is less than half of what the slowest took: then they were not together."""
+    start, end = max(copy.began for copy in copies), min(copy.ended for copy in copies)
+    if (end - start) * 2 < max(copy.ended - copy.began for copy in copies):
+        return None
+    return sum(copy.n_bytes / (copy.ended - copy.began) for copy in copies)
 
 
 # ---- disk

@@ -18,7 +18,7 @@ _N_TOKENS = {True: 4, False: 32}  # on the CPU, on a GPU: a second or so a repet
 _N_EMBD, _N_FF, _N_HEAD, _N_LAYER, _N_VOCAB = 4096, 14336, 32, 4, 256
 
 
-def measure_device(program: Sequence[str], device: str, *, run: Runner = run_tool) -> Measured:
+def measure_device(program: Sequence[str], device: str, *, run: Runner = run_tool, n_layer: int = _N_LAYER) -> Measured:
     """Bytes of weights the engine reads a second from a device while it decodes: a lower bound of its bandwidth, and
     the figure a plan needs. Raises CannotMeasure where the engine does not answer."""
     import tempfile
@@ -28,7 +28,7 @@ def measure_device(program: Sequence[str], device: str, *, run: Runner = run_too
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bandwidth-", dir=cache_folder()) as folder:
         model = Path(folder) / "wide.gguf"
-        read_bytes = write_wide_model(model)
+        read_bytes = write_wide_model(model, n_layer=n_layer)
         layers = ("-ngl", "0") if device == "CPU" else ("-ngl", "99", "-dev", device)
         counts = ("-p", "0", "-n", str(_N_TOKENS[device == "CPU"]), "-r", str(_REPETITIONS))
         argv = (*program, "-m", str(model), *layers, *counts, "-o", "json")
@@ -49,7 +49,7 @@ def _samples(text: str, device: str) -> list[float]:
         raise CannotMeasure(what=f"the bandwidth of {device}", why="llama-bench printed no samples") from None
 
 
-def write_wide_model(path: Path) -> int:
+def write_wide_model(path: Path, *, n_layer: int = _N_LAYER) -> int:
     """Writes a model whose weights are a hole; returns the bytes of weights that one token reads."""
     import gguf
 
@@ -57,7 +57,7 @@ def write_wide_model(path: Path) -> int:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(4096)
     writer.add_embedding_length(_N_EMBD)
-    writer.add_block_count(_N_LAYER)
+    writer.add_block_count(n_layer)
     writer.add_feed_forward_length(_N_FF)
     writer.add_head_count(_N_HEAD)
     writer.add_head_count_kv(_N_HEAD)
@@ -67,12 +67,10 @@ def write_wide_model(path: Path) -> int:
     square, wide = (_N_EMBD, _N_EMBD), (_N_FF, _N_EMBD)
     layer = {"attn_q": square, "attn_k": square, "attn_v": square, "attn_output": square}
     layer |= {"ffn_gate": wide, "ffn_up": wide, "ffn_down": (_N_EMBD, _N_FF)}
-    shapes = {f"blk.{i}.{name}.weight": shape for i in range(_N_LAYER) for name, shape in layer.items()}
+    shapes = {f"blk.{i}.{name}.weight": shape for i in range(n_layer) for name, shape in layer.items()}
     read_bytes = sum(2 * rows * columns for rows, columns in shapes.values())
     shapes |= {"token_embd.weight": (_N_VOCAB, _N_EMBD), "output.weight": (_N_VOCAB, _N_EMBD)}
-    norms = [f"blk.{i}.{kind}_norm.weight" for i in range(_N_LAYER) for kind in ("attn", "ffn")] + [
-        "output_norm.weight"
-    ]
+    norms = [f"blk.{i}.{kind}_norm.weight" for i in range(n_layer) for kind in ("attn", "ffn")] + ["output_norm.weight"]
     total = 0
     for name, shape in {**shapes, **dict.fromkeys(norms, (_N_EMBD,))}.items():
         kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else half

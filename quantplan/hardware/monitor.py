@@ -123,7 +123,7 @@ def _counters(tree: HostTree, at: float) -> _Counters:
 
     def pages(key: str) -> int:
         value = stat.get(key, "0")
-        return int(value) * page if value.isdigit() else 0
+        return int(value) * page if value.isdecimal() else 0
 
     return _Counters(at, pages("pswpin"), pages("pswpout"), _pressure(tree, "io"), _pressure(tree, "memory"))
 
@@ -133,7 +133,7 @@ def _pressure(tree: HostTree, what: str) -> int | None:
     for line in (tree.text(f"proc/pressure/{what}") or "").splitlines():
         if line.startswith("some "):
             total = line.rsplit("total=", 1)[-1]
-            return int(total) if total.isdigit() else None
+            return int(total) if total.isdecimal() else None
     return None
 
 

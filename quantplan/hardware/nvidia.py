@@ -263,7 +263,7 @@ def _picked(gpus: tuple[GpuFacts, ...], asked: str) -> tuple[GpuFacts, ...]:
     """What CUDA_VISIBLE_DEVICES names: numbers or UUID prefixes, up to the first that names nothing."""
     found: list[GpuFacts] = []
     for item in (part.strip() for part in asked.split(",")):
-        if item.isdigit() and int(item) < len(gpus):
+        if item.isdecimal() and int(item) < len(gpus):
             found.append(gpus[int(item)])
             continue
         match = [gpu for gpu in gpus if item and gpu.uuid and gpu.uuid.startswith(item)]

@@ -38,11 +38,13 @@ def read_ram(tree: HostTree, limits: GroupLimits) -> tuple[RamFacts, tuple[str, 
 
 def _kib(meminfo: dict[str, str], key: str) -> int | None:
     value = meminfo.get(key, "").split()
-    return int(value[0]) * 1024 if value and value[0].isdigit() else None
+    return int(value[0]) * 1024 if value and value[0].isdecimal() else None
 
 
 def _zram(tree: HostTree) -> int | None:
     """Bytes of swap that is compressed memory, of the swap in use; None where there is none."""
     lines = [line.split() for line in (tree.text("proc/swaps") or "").splitlines()[1:]]
-    sizes = [int(parts[2]) * 1024 for parts in lines if len(parts) >= 4 and "/zram" in parts[0] and parts[2].isdigit()]
+    sizes = [
+        int(parts[2]) * 1024 for parts in lines if len(parts) >= 4 and "/zram" in parts[0] and parts[2].isdecimal()
+    ]
     return sum(sizes) if sizes else None

@@ -10,15 +10,15 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quantplan.errors import UnsupportedArchitecture
+from quantplan.errors import BadConfig, UnsupportedArchitecture, UnsupportedQuantization
 from quantplan.model.facts import TensorFacts
 from quantplan.model.hf.checkpoint import Matched, SafetensorsTensor, match
-from quantplan.model.hf.config import BadConfig, HfConfig, text_part
+from quantplan.model.hf.config import HfConfig, text_part
 from quantplan.model.hf.families import Family, families
 from quantplan.model.hf.layout import Layout, Row
 from quantplan.model.hf.metadata import FILE_TYPE_IDS, base_metadata
 from quantplan.model.hf.quantized import FILE_TYPE_IDS as KEPT_IDS
-from quantplan.model.hf.quantized import UnsupportedQuantization, kept_type
+from quantplan.model.hf.quantized import kept_type
 from quantplan.model.hf.types import converted_type
 
 __all__ = ["BadConfig", "ConvertedHeader", "SafetensorsTensor", "architecture_of", "header_from_config", "supported"]

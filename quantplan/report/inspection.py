@@ -41,8 +41,10 @@ def _entry(facts: ModelFacts, preset: str, kv_bytes: int | None) -> dict[str, An
     return entry
 
 
-def inspection(facts: ModelFacts, found: Mapping[str, Any], *, tensors: bool) -> dict[str, Any]:
-    """The contract's data."""
+def inspection(
+    facts: ModelFacts, found: Mapping[str, Any], *, tensors: bool, vision: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The contract's data. vision: parameters and bytes of the tensors that go to an mmproj file."""
     heads = sorted({layer.n_head for layer in facts.layers if layer.n_head})
     heads_kv = sorted({layer.n_head_kv for layer in facts.layers if layer.n_head_kv})
     data: dict[str, Any] = {
@@ -58,6 +60,7 @@ def inspection(facts: ModelFacts, found: Mapping[str, Any], *, tensors: bool) ->
         "n_swa": facts.n_swa,
         "n_expert": facts.n_expert,
         "n_expert_used": facts.n_expert_used,
+        "vision": vision,
         "tokenizer": facts.tokenizer if facts.tokenizer != "no_vocab" else None,
         "has_chat_template": facts.has_chat_template,
         "licence": facts.licence,
@@ -104,6 +107,7 @@ def _facts_lines(facts: ModelFacts, data: Mapping[str, Any]) -> list[str]:
         ("context", f"{facts.n_ctx_train:,} tokens" + (f", window {facts.n_swa:,}" if facts.n_swa else "")),
         ("vocabulary", f"{facts.n_vocab:,}"),
         ("experts", f"{facts.n_expert_used} of {facts.n_expert}" if facts.n_expert else None),
+        ("vision tower", f"{data['vision']['parameters']:,} parameters, apart" if data["vision"] else None),
         ("chat template", template),
         ("licence", facts.licence or "unknown"),
         ("source", _source(facts)),

@@ -96,3 +96,33 @@ def test_verify_asks_the_tool(llama_bin: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
     data = document(str(tmp_path / "config.json"), "--verify")
     assert data["differences"] == []
+
+
+def test_a_vision_tower_is_counted_apart(tmp_path: Path) -> None:
+    config = {**MIXTRAL, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_local_experts": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in {
+        "model.embed_tokens.weight": [512, 256], "vision_tower.patch_embed.weight": [16, 8],
+    }.items():  # fmt: skip
+        n_bytes = 2 * shape[0] * shape[1]
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + n_bytes]}
+        end += n_bytes
+    text = json.dumps(header).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    data = document(str(tmp_path))
+    assert data["vision"] == {"parameters": 128, "bytes": 256}
+    assert data["derived"] is False
+
+
+def test_a_refused_quantization_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**MIXTRAL, "quantization_config": {"quant_method": "awq"}}))
+    done = run(str(tmp_path / "config.json"))
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: the pinned converter does not read checkpoints quantized with awq\n"
+        "Hint: name the checkpoint it was quantized from, or a GGUF of it\n"
+    )

@@ -111,7 +111,7 @@ def test_link_power_and_throttle_of_a_capped_card(host: Host) -> None:
 def test_driver_versions_and_ground(host: Host) -> None:
     system = host("h200-vm").system
     assert system is not None
-    assert (system.driver, system.driver_cuda, system.kernel) == ("580.159.04", (13, 0), "6.18.44-fc-v657-gpu")
+    assert (system.driver, system.driver_cuda, system.kernel) == ("580.159.04", (13, 0), "6.18.44-gpu")
     kinds = {name: getattr(host(name).system, "container", None) for name in CPU_AND_RAM if "apple" not in name}
     assert kinds == {
         "h200-vm": None, "dual-3090": None, "gb10": None, "wsl2": None, "hybrid-laptop": None, "docker-v1": "docker",

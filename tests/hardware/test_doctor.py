@@ -95,6 +95,10 @@ def settings(**changes: Any) -> Situation:
 
 NO_DRIVER = "there is an NVIDIA card and its driver does not answer (Driver Not Loaded); assumed no NVIDIA GPU"
 MISMATCH = "there is an NVIDIA card and its driver does not answer (RM version mismatch); assumed no NVIDIA GPU"
+HUNG = "the NVIDIA driver did not answer in 8 s; assumed no NVIDIA GPU"
+NO_INSTANCE = "NVIDIA A100-SXM4-80GB is in MIG mode and has no instance: the engine sees no device there"
+INSTANCES = "CUDA gives a process one MIG instance; assumed the first of 3 (2g.20gb)"
+ORDER = "CUDA counts unlike cards fastest first; assumed the order of the PCI bus (CUDA_DEVICE_ORDER=PCI_BUS_ID)"
 NODES = (NumaNode(node=0, cpus=(0, 1)), NumaNode(node=1, cpus=(2, 3)))
 LIMITED = replace(HOST.ram, total_bytes=8 * GIB, limit_bytes=8 * GIB, limit_path="/sys/fs/cgroup")
 BREAKS, HURTS, NOTE = Severity.BREAKS, Severity.HURTS, Severity.NOTE
@@ -106,6 +110,24 @@ FAULTS: dict[str, tuple[Situation, str, Severity, str, str | None]] = {
     ),
     "driver and library apart": (
         replace(host(gpus=(), warnings=(MISMATCH,)), engine=None), "driver", BREAKS, "mismatch", "sudo reboot",
+    ),
+    "container without its card": (
+        replace(host(gpus=(), warnings=(NO_DRIVER,), system=SystemFacts(container="docker")), engine=None),
+        "driver", BREAKS, "Driver Not Loaded", "docker run --gpus all",
+    ),
+    "pod without its card": (
+        replace(host(gpus=(), warnings=(NO_DRIVER,), system=SystemFacts(container="kubernetes")), engine=None),
+        "driver", BREAKS, "Driver Not Loaded", "nvidia.com/gpu=1",
+    ),
+    "driver that hangs": (
+        replace(host(gpus=(), warnings=(HUNG,)), engine=None), "driver", BREAKS, "did not answer in 8 s", "nvidia-smi",
+    ),
+    "MIG without an instance": (
+        replace(host(gpus=(), warnings=(NO_INSTANCE,)), engine=None), "mig", BREAKS, "has no instance", "mig -cgi",
+    ),
+    "several MIG instances": (host(warnings=(INSTANCES,)), "mig", NOTE, "the first of 3", "CUDA_VISIBLE_DEVICES"),
+    "order of unlike cards": (
+        host(warnings=(ORDER,)), "detection", NOTE, "fastest first", "export CUDA_DEVICE_ORDER=PCI_BUS_ID",
     ),
     "engine for a newer driver": (
         cuda(driver="535.183.01", driver_cuda=(12, 2), nvcc=None, torch_runtime=None),
@@ -224,7 +246,7 @@ RECORDED = {
     "h200-vm": [],
     "dual-3090": ["pcie-link", "pcie-link", "power-cap", "power-cap"],
     "gb10": [],
-    "mig-a100": ["detection"],
+    "mig-a100": ["mig"],
     "wsl2": ["wsl"],
     "hybrid-laptop": [],
     "docker-v1": ["threads", "memory-limit"],

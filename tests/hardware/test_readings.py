@@ -17,6 +17,8 @@ from quantplan.hardware.cgroup import read_limits
 from quantplan.hardware.cpu import choose_threads
 from quantplan.hardware.detect import detect_host
 from quantplan.hardware.disk import kind_of, probe_sparse, read_disk
+from quantplan.hardware.doctor import diagnose
+from quantplan.hardware.examine import examine
 from quantplan.hardware.facts import GpuFacts, HostFacts
 from quantplan.hardware.nvidia import throttle_reasons
 from quantplan.hardware.tree import HostTree, cpu_list
@@ -203,3 +205,45 @@ def test_amds_library_leaves_other_cards_alone() -> None:
     )
     (kept,) = with_amdsmi([amd], FakeAmdSmi(ANSWERS))
     assert (kept.product, kept.bandwidth_bytes_per_s) == ("AMD Radeon RX 7800 XT", 1)
+
+
+# ---- whatever a kernel says, detection answers
+
+PLACES = (
+    "proc/meminfo", "proc/cpuinfo", "proc/self/cgroup", "proc/self/mountinfo", "proc/self/status", "proc/swaps",
+    "proc/version", "sys/devices/system/cpu/online", "sys/devices/system/cpu/cpu0/topology/thread_siblings_list",
+    "sys/devices/system/cpu/cpu0/cpu_capacity", "sys/devices/cpu_core/cpus", "sys/devices/cpu_atom/cpus",
+    "sys/devices/system/cpu/cpu0/cache/index3/size", "sys/devices/system/cpu/cpu0/cache/index3/level",
+    "sys/devices/system/node/node0/meminfo", "sys/devices/system/node/node0/cpulist", "sys/fs/cgroup/memory.max",
+    "sys/fs/cgroup/memory.current", "sys/fs/cgroup/memory.stat", "sys/fs/cgroup/cpu.max",
+    "sys/class/drm/card0/device/vendor", "sys/class/drm/card0/device/mem_info_vram_total",
+    "sys/class/drm/card0/device/mem_info_vram_used", "sys/class/drm/card0/device/mem_info_gtt_total",
+    "sys/class/drm/card0/device/resource", "sys/class/drm/card0/device/uevent", "etc/os-release",
+    "sys/kernel/mm/transparent_hugepage/enabled", "proc/sys/vm/swappiness",
+)  # fmt: skip
+LIES = st.sampled_from(
+    [
+        "", "0", "-1", "max", "max max", "0 0", "0x1002", "0x8086", "99999999999999999999", "MemTotal:",
+        "MemTotal: x kB", "MemTotal: 0 kB\nMemAvailable: 5 kB", "0::/..", "0::/a/b",
+        "x:y", "0-", "0-3", "3-0", "[", "[always]", "K",
+        "512K",
+        "30 25 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "30 25 0:27 /x / - cgroup cgroup rw,memory", "a - b",
+        "processor : 0\ncore id : x\nflags : avx2", "processor\nprocessor : -1", "Node 0 MemTotal: many kB",
+        "Node 0 MemTotal:", "PCI_SLOT_NAME=0000:03:00.0", "Filename\n\n/dev/zram0", "Cpus_allowed_list:\t9-1",
+    ]
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(PLACES), LIES.map(str.encode) | st.binary(max_size=40), max_size=12))
+def test_no_kernel_can_make_detection_fail(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
+    root = tmp_path_factory.mktemp("lies")
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(text)
+    found = detect_host(root=root, env={})
+    assert 0 <= found.ram.available_bytes <= max(found.ram.total_bytes, 0)
+    assert 1 <= found.cpu.n_threads <= max(found.cpu.n_logical, 1)
+    assert all(0 <= gpu.free_bytes <= gpu.total_bytes for gpu in found.gpus)
+    assert isinstance(found.fingerprint, str)
+    situation = examine(found, root=root, env={}, site_packages=[])
+    assert isinstance(diagnose(situation), tuple)

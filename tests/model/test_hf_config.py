@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantplan.errors import QuantplanError, UnsupportedArchitecture
+from quantplan.errors import BadConfig, QuantplanError, UnsupportedArchitecture
 from quantplan.model import catalog
-from quantplan.model.hf.config import BadConfig
 from quantplan.model.hf_config import ConvertedHeader, architecture_of, header_from_config
 from quantplan.model.safetensors_header import SafetensorsTensor
 

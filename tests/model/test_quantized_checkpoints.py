@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from quantplan.errors import UnsupportedQuantization
 from quantplan.model import catalog
-from quantplan.model.hf.quantized import UnsupportedQuantization
 from quantplan.model.hf_config import header_from_config
 from quantplan.model.safetensors_header import SafetensorsTensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,3 +105,40 @@ def test_the_file_has_as_many_bytes_as_we_say(llama_bin: Path, tmp_path: Path) -
         result = apply_preset(header.tensors, read.metadata, preset, kv_bytes=kv_bytes)
         assert result.file_bytes == out.stat().st_size
         assert result.tensor_bytes < result.file_bytes < result.tensor_bytes + MIB
+
+
+# Small default configurations that the engine itself refuses, for a key that real files have.
+REFUSED_BY_THE_ENGINE = {
+    "apertus": "xielu values are in the weights",
+    "deepseek_v2": "no experts a token by default",
+    "deepseek_v32": "no scoring function by default",
+    "exaone": "no RMS epsilon",
+    "exaone_moe": "no scoring function by default",
+    "hub_dsv2lite": "three layers are not the 27 of a Lite model",
+    "qwen": "no RMS epsilon",
+    "qwen2_5_vl": "no rope sections by default",
+    "qwen2_vl": "no rope sections by default",
+    "qwen3_vl": "no rope sections by default",
+    "qwen3_vl_moe_hub": "no rope sections by default",
+}
+
+
+def test_architectures_beyond_the_catalog(llama_bin: Path, tmp_path: Path) -> None:
+    goldens = json.loads((Path(__file__).parent.parent / "data" / "converter_goldens.json").read_text())
+    program, source, imatrix = (str(llama_bin / "llama-quantize"),), tmp_path / "w.gguf", tmp_path / "imatrix.dat"
+    write_smallest_imatrix(imatrix)
+    wrong, refused = [], set()
+    for name, row in goldens["configurations"].items():
+        header = header_from_config(row["config"])
+        write_weightless(source, header.metadata, header.tensors)
+        for preset, guided in (("Q2_K", False), ("IQ3_XXS", True), ("Q4_K_M", False), ("MXFP4_MOE", False)):
+            code, lines = ask_tool(dry_run(program, source, preset, imatrix=imatrix if guided else None))
+            if code:
+                refused.add(name)
+                continue
+            ours = apply_preset(header.tensors, header.metadata, preset, with_imatrix=guided)
+            why = difference(ours, code, parse_dry_run(lines))
+            if why:
+                wrong.append((name, preset, why))
+    assert wrong == []
+    assert refused == set(REFUSED_BY_THE_ENGINE)

@@ -7,21 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from quantplan.errors import QuantplanError
+from quantplan.errors import BadConfig
 from quantplan.places import data_file
 
 # conversion/base.py (commit 0c1e570), ModelBase.load_hparams(): where other projects keep the text configuration
 _TEXT_PARTS = ("text_config", "llm_config", "lm_config", "language_config", "lfm")
 _TIED = "tie_word_embeddings"
 _NO_ROW: Mapping[str, Any] = {"fields": {}}
-
-
-class BadConfig(QuantplanError):
-    """A config.json that lacks what its architecture needs, or has it in a form that cannot be right."""
-
-    def __init__(self, *, key: str, why: str) -> None:
-        super().__init__(f"config.json: {key} {why}")
-        self.key, self.why = key, why
 
 
 @cache
@@ -50,7 +42,8 @@ class HfConfig:
         top_row = _defaults().get(str(config.get("model_type", "")), _NO_ROW)
         text = text_part(config)
         if text is None and top_row.get("text"):
-            text = {}
+            # older files of vision models keep the text model's fields at the top
+            text = {**config, "model_type": top_row["text"]}
         self.top_type = str(config.get("model_type", ""))
         self.model_type = self.top_type
         row = top_row
@@ -133,10 +126,12 @@ class HfConfig:
         if "type" in rope:
             rope.setdefault("rope_type", rope["type"])
         theta = self.first("global_rope_theta", "rope_theta", "rotary_emb_base")
-        if theta is None and "rope_parameters" in self._row.get("computed", ()):
-            default = self._row.get("default_theta")
-            theta = default if isinstance(default, (int, float)) else None
         local = self.first("local_rope_theta", "rope_local_theta", "swa_rope_theta", "rope_local_base_freq")
+        if "rope_parameters" in self._row.get("computed", ()):
+            default = self._row.get("default_theta")
+            by_kind = default if isinstance(default, dict) else {"global": default}
+            theta = by_kind.get("global") if theta is None else theta
+            local = by_kind.get("local") if local is None else local
         if local is not None:
             rope["sliding_attention"] = {"rope_theta": local}
         for name, value in (

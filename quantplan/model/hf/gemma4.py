@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from quantplan.model.hf.config import BadConfig, HfConfig
+from quantplan.errors import BadConfig
+from quantplan.model.hf.config import HfConfig
 from quantplan.model.hf.dense import sliding_pattern
 from quantplan.model.hf.families import Family
 from quantplan.model.hf.layout import Block, Layout

@@ -10,19 +10,10 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantplan.errors import QuantplanError
+from quantplan.errors import UnsupportedQuantization
 from quantplan.model.hf.layout import Shape
 
 FILE_TYPE_IDS = {"MXFP4": 38, "NVFP4": 39}  # gguf.LlamaFileType.MOSTLY_MXFP4_MOE, MOSTLY_NVFP4
-
-
-class UnsupportedQuantization(QuantplanError):
-    """A checkpoint in a quantization that the pinned converter does not read."""
-
-    def __init__(self, *, method: str, why: str = "") -> None:
-        told = f": {why}" if why else ""
-        super().__init__(f"the pinned converter does not read checkpoints quantized with {method}{told}")
-        self.method, self.why = method, why
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,46 @@ def cohere2_moe_metadata(c: HfConfig, md: Metadata) -> None:
     md.put("rope.scaling.type", "none")
 
 
+def _each(c: HfConfig, name: str) -> int:
+    """A number, or a list by layer whose numbers must be the same (HunYuanMoEModel asserts it)."""
+    by_layer = c.items(name)
+    return int(by_layer[0]) if by_layer else c.n(name)
+
+
+def hunyuan_moe_tensors(c: HfConfig, t: Layout) -> None:
+    """Every layer has experts and a shared one of its own width."""
+    t.ends()
+    n_expert, n_ff, bias = n_experts(c), _each(c, "moe_intermediate_size"), c.flag("attention_bias")
+    n_shared = c.n("intermediate_size") * _each(c, "num_shared_expert")
+    for i in range(t.n_block):
+        b = t.block(i)
+        b.norm("attn_norm", "input_layernorm")
+        attention(b, c, bias=bias, out_bias=bias)
+        qk_norm_by_head(b, c, ("query_layernorm", "key_layernorm"))
+        b.norm("ffn_norm", "post_attention_layernorm")
+        b.router(n_expert, "mlp.gate.wg")
+        b.experts(n_expert, n_ff)
+        b.swiglu(n_shared, hf="mlp.shared_mlp", suffix="_shexp")
+
+
+def hunyuan_moe_metadata(c: HfConfig, md: Metadata) -> None:
+    md.put("expert_shared_feed_forward_length", c.n("intermediate_size"))
+    md.put("expert_feed_forward_length", _each(c, "moe_intermediate_size"))
+    md.put("expert_used_count", _each(c, "moe_topk"))
+    md.put("expert_shared_count", _each(c, "num_shared_expert"))
+    rope = c.rope()
+    if rope.get("rope_type") == "dynamic":
+        dim = c.n("hidden_size") // c.n("num_attention_heads")
+        alpha = float(rope.get("alpha", 1000))
+        md.put_f32("rope.freq_base", float(rope.get("rope_theta", 10000.0)) * alpha ** (dim / (dim - 2)))
+        md.put("rope.scaling.type", "none")
+        md.put_f32("rope.scaling.factor", 1.0)
+        md.put("rope.scaling.original_context_length", 256 * 1024)
+        md.put("context_length", 256 * 1024)
+
+
 FAMILIES = {
+    "HunYuanMoEV1ForCausalLM": Family("hunyuan-moe", hunyuan_moe_tensors, hunyuan_moe_metadata),
     "DeepseekForCausalLM": Family("deepseek", deepseek1_tensors, deepseek1_metadata),
     "Dots1ForCausalLM": Family("dots1", partial(deepseek1_tensors, qk_norm=True, scored=True), dots1_metadata),
     "PhiMoEForCausalLM": Family("phimoe", phimoe_tensors, phimoe_metadata),
