@@ -7,20 +7,22 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
 
-from quantplan.errors import QuantplanError
 from quantplan.ggml_types import ggml_types
 from quantplan.memory.blocks import GraphParams
 from quantplan.memory.compute import GraphModel, Layout, Reservation, compute_bytes, layout_of
 from quantplan.memory.kv_cache import context_bytes
+from quantplan.memory.networks import PARTLY_BUILT
 from quantplan.memory.placement import KV_TYPES, ContextParams, Placement
 from quantplan.memory.weights import Part, Weights, parts_of, weight_bytes
 from quantplan.model.facts import ModelFacts, TensorFacts
-from quantplan.model.layer_rules import NO_MEMORY, UNMODELLED
+from quantplan.model.layer_rules import KNOWN_ARCHITECTURES, NO_MEMORY, UNMODELLED
 from quantplan.units import pad
 
 Reserve = Literal["server", "fit-params"]
 HOST = "Host"
 LOGIT_BYTES = 4
+# src/models/*.cpp: the head is made before the embedding, so without a mapped file the host holds both.
+_HEAD_FIRST = frozenset({"gemma3n", "gemma4"})
 # From so many tokens a slot on, the whole micro-batch's graph is larger than the single tokens' in every buffer: its
 # mask alone outweighs the attention scores of one token a slot (models have up to 128 heads).
 _DOMINATES = 128
@@ -31,14 +33,6 @@ class Origin(Enum):
 
     CALCULATED = "calculated"
     MEASURED = "measured"
-
-
-class NotModelled(QuantplanError):
-    """A model whose graph or context memory the arithmetic does not know: the engine can say it."""
-
-    def __init__(self, *, arch: str, what: str) -> None:
-        super().__init__(f"the {what} of architecture {arch!r} is not modelled; only the engine can say it")
-        self.arch, self.what = arch, what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +162,10 @@ def estimate_memory(
         for i, name in enumerate(placement.devices)
     ]  # fmt: skip
     repacked = weights.repacked_bytes if repacks else 0
+    twice = weights.duplicated_bytes if reserve == "fit-params" and facts.arch in _HEAD_FIRST else 0
     host = DeviceMemory(
-        name=HOST, model_bytes=weights.resident_bytes + repacked, context_bytes=context[-1], compute_bytes=compute[-1],
+        name=HOST, model_bytes=weights.resident_bytes + repacked + twice,
+        context_bytes=context[-1], compute_bytes=compute[-1],
         output_bytes=output, extra_bytes=_extra(extras, HOST), mapped_bytes=weights.mapped_bytes,
         repacked_bytes=repacked, prompt_cache_bytes=max(ctx.cache_ram_bytes, 0) if reserve == "server" else 0,
     )  # fmt: skip
@@ -267,7 +263,10 @@ def _compute(
             peaks = [max(a, b) for a, b in zip(peaks, found, strict=True)]
     except (KeyError, IndexError):  # a tensor that this kind of network should have is not there
         return _lower_bound(model, ctx, n_backends), False
-    return peaks, True
+    known = model.facts.arch in KNOWN_ARCHITECTURES and model.facts.arch not in PARTLY_BUILT
+    return [
+        max(a, b) for a, b in zip(peaks, _lower_bound(model, ctx, n_backends), strict=True)
+    ] if not known else peaks, known
 
 
 def _lower_bound(model: PreparedModel, ctx: ContextParams, n_backends: int) -> list[int]:

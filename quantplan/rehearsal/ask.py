@@ -14,7 +14,6 @@ from quantplan.memory.estimate import (
     DriverContext,
     ExtraModel,
     MemoryEstimate,
-    PreparedModel,
     Reserve,
     estimate_memory,
     prepare,
@@ -22,6 +21,7 @@ from quantplan.memory.estimate import (
 from quantplan.memory.flash import flash_attention_works, is_latent
 from quantplan.memory.placement import DEFAULT_CACHE_RAM_BYTES, ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, TensorFacts
+from quantplan.rehearsal.remedies import DeviceRoom, Remedy, fits_in, remedies_for
 
 ALL_IDIOMS = (99, 999, 9999)  # what people write for "every layer"
 
@@ -50,24 +50,6 @@ class Question:
     draft: str | None = None
     lora: tuple[Path, ...] = ()
     reserve: Reserve = "server"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceRoom:
-    """A device's size and what of it is free. None where unknown."""
-
-    name: str
-    product: str
-    capacity_bytes: int | None
-    free_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remedy:
-    """One change that makes it fit."""
-
-    what: str  # n_ctx | n_gpu_layers | cache type
-    value: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +122,8 @@ def answer(facts: ModelFacts, host: HostFacts, question: Question, *, draft: Mod
         )  # fmt: skip
 
     memory = memory_of(ctx, placement, whole=True)
-    fits = _fits(memory, rooms)
-    remedies = () if fits else _remedies(prepared, ctx, placement, rooms, memory_of)
+    fits = fits_in(memory, rooms)
+    remedies = () if fits else remedies_for(prepared.facts.n_layer, ctx, placement, rooms, memory_of)
     return Answer(
         facts=facts, quant=quant, ctx=ctx, placement=placement, memory=memory, rooms=rooms, fits=fits,
         assumed=tuple(assumed), remedies=remedies, warnings=(*memory.warnings, *_cache_warning(memory, rooms)),
@@ -225,10 +207,6 @@ def _rooms(host: HostFacts) -> tuple[DeviceRoom, ...]:
     return (*gpus, ram)
 
 
-def _fits(memory: MemoryEstimate, rooms: Sequence[DeviceRoom]) -> bool:
-    return all(room.free_bytes is None or memory.device(room.name).total_bytes <= room.free_bytes for room in rooms)
-
-
 def _cache_warning(memory: MemoryEstimate, rooms: Sequence[DeviceRoom]) -> tuple[str, ...]:
     host, room = memory.device(HOST), rooms[-1]
     if room.free_bytes is None or host.total_bytes + host.prompt_cache_bytes <= room.free_bytes:
@@ -263,46 +241,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         raise BadValue(what="companion file", value=str(path), why="is not there") from None
-
-
-def _remedies(
-    prepared: PreparedModel, ctx: ContextParams, placement: Placement, rooms: Sequence[DeviceRoom], memory_of: object
-) -> tuple[Remedy, ...]:
-    """The largest context, the most layers and the first cache type with which it fits, each alone."""
-    assert callable(memory_of)
-
-    def works(one: ContextParams, where: Placement) -> bool:
-        return _fits(memory_of(one, where), rooms)
-
-    found: list[Remedy] = []
-    n_ctx = _largest(256, ctx.n_ctx - 1, 256, lambda n: works(replace(ctx, n_ctx=n), placement))
-    if n_ctx is not None:
-        found.append(Remedy(what="n_ctx", value=str(n_ctx)))
-    if placement.devices:
-        most = prepared.facts.n_layer if placement.n_gpu_layers is None else placement.n_gpu_layers - 1
-        layers = _largest(0, most, 1, lambda n: works(ctx, replace(placement, n_gpu_layers=n)))
-        if layers is not None:
-            found.append(Remedy(what="n_gpu_layers", value=str(layers)))
-    for kind in ("Q8_0", "Q4_0") if ctx.flash_attn else ():
-        if works(replace(ctx, type_k=kind, type_v=kind), placement):
-            found.append(Remedy(what="cache type", value=kind.lower()))
-            break
-    return tuple(found)
-
-
-def _largest(low: int, high: int, step: int, works: object) -> int | None:
-    """The largest multiple of `step` in [low, high] that works, where less always works when more does."""
-    assert callable(works)
-    first, last = -(-low // step), high // step
-    if last < first or not works(first * step):
-        return None
-    while first < last:
-        middle = (first + last + 1) // 2
-        if works(middle * step):
-            first = middle
-        else:
-            last = middle - 1
-    return first * step
 
 
 def estimate(

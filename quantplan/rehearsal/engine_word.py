@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantplan.errors import QuantplanError, ToolFailed, ToolMissing
+from quantplan.errors import CannotExpress, ToolFailed, ToolMissing
 from quantplan.llama import measuring
 from quantplan.llama.output import BufferLine, parse_buffers
 from quantplan.llama.process import Runner, run_tool, start_tool, stop_tool
@@ -31,14 +31,6 @@ from quantplan.units import MIB
 _ALL_LAYERS = 999
 _READY = re.compile(r"server is listening|main: model loaded|all slots are idle")
 _HOST_BUFFERS = ("CPU", "CPU_Mapped", "CPU_REPACK", "CUDA_Host", "ROCm_Host", "Vulkan_Host", "SYCL_Host")
-
-
-class CannotExpress(QuantplanError):
-    """llama-fit-params has no word for this; a real server start has."""
-
-    def __init__(self, *, what: Sequence[str]) -> None:
-        super().__init__(f"llama-fit-params cannot express {', '.join(what)}; only a real server start can answer")
-        self.what = tuple(what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from quantplan.errors import CannotExpress, HolesFilled
 from quantplan.llama.types import Toolchain
 from quantplan.memory.estimate import HOST, Origin, estimate_memory, prepare
 from quantplan.memory.placement import ContextParams, Placement
@@ -14,8 +15,8 @@ from quantplan.model.facts import FactsOrigin, ModelFacts, TensorFacts
 from quantplan.model.gguf_facts import facts_from_metadata
 from quantplan.model.hf_config import header_from_config
 from quantplan.quant.presets import apply_preset
-from quantplan.rehearsal.engine_word import CannotExpress, ask_fit_params, ask_server, weightless_file
-from quantplan.rehearsal.holes import HolesFilled, require_holes
+from quantplan.rehearsal.engine_word import ask_fit_params, ask_server, weightless_file
+from quantplan.rehearsal.holes import require_holes
 from quantplan.units import MIB
 
 HOST_ONLY = Placement()
