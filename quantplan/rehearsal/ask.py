@@ -273,6 +273,9 @@ def ask_engine(found: Answer, *, llama: Path | None = None) -> Answer:
     from quantplan.rehearsal.engine_word import ask_fit_params, ask_server, weightless_file
 
     tools = find_toolchain(explicit=llama)
+    if found.placement.devices and tools.backend == "cpu":
+        why = "is not seen by the tools here, which can only speak for what this host has"
+        raise BadValue(what="device", value=found.placement.devices[0], why=why)
     server = found.memory.reserve == "server"
     for room in found.rooms if server else ():
         need = found.memory.device(room.name).total_bytes
@@ -281,4 +284,9 @@ def ask_engine(found: Answer, *, llama: Path | None = None) -> Answer:
     with weightless_file(found.facts, found.tensors) as path:
         if server:
             return replace(found, measured=ask_server(tools, path, found.ctx, found.placement).memory)
-        return replace(found, measured=ask_fit_params(tools, path, found.ctx, found.placement))
+        told = ask_fit_params(tools, path, found.ctx, found.placement)
+    missing = [name for name in found.placement.devices if name not in {device.name for device in told.devices}]
+    if missing:
+        why = "is not seen by the tools here, which can only speak for what this host has"
+        raise BadValue(what="device", value=missing[0], why=why)
+    return replace(found, measured=told)
