@@ -12,20 +12,17 @@ from typing import Any
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.hardware.facts import HostFacts
-from quantplan.memory.estimate import DriverContext, PreparedModel, estimate_memory, prepare
+from quantplan.memory.drivers import driver_context
+from quantplan.memory.estimate import PreparedModel, estimate_memory, prepare
 from quantplan.memory.placement import ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts, TensorFacts
 from quantplan.places import data_file
 from quantplan.planner.plan import Context, make_plan
 from quantplan.planner.request import Capacity, DeviceNeed, PlanRequest, Setting
 from quantplan.planner.search import HOST, Found, MemoryOf, search
+from quantplan.rehearsal.ask import repack_features
 from quantplan.units import GIB, MIB
 
-DRIVER_CONTEXT = DriverContext(
-    low_bytes=300 * MIB, high_bytes=2400 * MIB, planned_bytes=600 * MIB,
-    source="nvidia-smi above idle minus the engine's buffers: 595.5 to 600.05 MiB in 129 starts on an H200 "
-    "(driver 580, CUDA 13.0); 300 to 2,400 MiB published elsewhere",
-)  # fmt: skip
 GPU_MARGIN_BYTES = 256 * MIB
 HOST_MARGIN_BYTES = GIB
 
@@ -136,7 +133,7 @@ def buildable(facts: ModelFacts, quants: tuple[str, ...]) -> tuple[str, ...]:
 
 def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
     """Memory of a candidate, with everything that does not depend on it worked out once a preset."""
-    driver = [DRIVER_CONTEXT] * len(host.gpus)
+    driver = [driver_context(gpu.product) for gpu in host.gpus]
     simd = repack_features(host)
 
     @cache
@@ -166,12 +163,6 @@ def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
         )  # fmt: skip
 
     return needs
-
-
-def repack_features(host: HostFacts) -> frozenset[str]:
-    """The instruction sets that decide which weights the engine repacks on this CPU."""
-    known = {"avx2": "avx2", "avx512f": "avx512"}
-    return frozenset(name for flag, name in known.items() if flag in host.cpu.simd)
 
 
 def _tensors_at(facts: ModelFacts, quant: str, own: str | None) -> tuple[TensorFacts, ...]:
