@@ -38,9 +38,10 @@ class Planned:
     alternatives: tuple[Plan, ...]
 
 
-def recommend(facts: ModelFacts, host: HostFacts, request: PlanRequest) -> Planned:
-    """The plan of a model on a host, with its alternatives. Raises DoesNotFit, BadValue."""
-    own = own_preset(facts)
+def recommend(facts: ModelFacts, host: HostFacts, request: PlanRequest, *, as_it_is: str | None = None) -> Planned:
+    """The plan of a model on a host, with its alternatives. `as_it_is` is the preset of a finished file, which is
+    planned for and no other. Raises DoesNotFit, BadValue."""
+    own = as_it_is or own_preset(facts)
     request = replace(request, quants=(own,) if own is not None else buildable(facts, request.quants))
     capacities = capacities_of(host)
     found = search(
@@ -61,9 +62,8 @@ def plan_file(file: Path, *, quant: str, host: HostFacts, name: str) -> Plan:
     from quantplan.model.read import read_model
 
     facts = replace(read_model(str(file)), id=name)
-    planned = recommend(facts, host, PlanRequest())
-    source = {**planned.plan.source, "file": file.name}
-    return replace(planned.plan, quant=quant, source=source)
+    planned = recommend(facts, host, PlanRequest(), as_it_is=quant)
+    return replace(planned.plan, source={**planned.plan.source, "file": file.name})
 
 
 def _source(source: SourceFacts) -> Mapping[str, Any]:

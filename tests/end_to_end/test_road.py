@@ -80,6 +80,9 @@ def test_the_artifact_folder(built: Path) -> None:
     assert str(Path.home()) not in text
     assert [step["name"] for step in receipt["steps"]][:2] == ["convert", "quantize Q4_K_M"]
     assert {entry["name"] for entry in receipt["texts"]} == {"prose", "code", "chat", "language", "sums"}
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["source"]["sha256"] == receipt["files"][0]["sha256"]
+    assert plan["quant"] == "Q4_K_M"
     card = (folder / "README.md").read_text()
     assert "base_model_relation: quantized" in card
     assert "verdict: **pass**" in card
