@@ -13,13 +13,13 @@ from typing import Any
 from quantplan.artifact.plan_file import Plan
 from quantplan.hardware.facts import HostFacts
 from quantplan.memory.drivers import driver_context
-from quantplan.memory.estimate import PreparedModel, estimate_memory, prepare
+from quantplan.memory.estimate import HOST, DeviceMemory, PreparedModel, estimate_memory, prepare
 from quantplan.memory.placement import ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts, TensorFacts
 from quantplan.places import data_file
 from quantplan.planner.plan import Context, make_plan
-from quantplan.planner.request import Capacity, DeviceNeed, PlanRequest, Setting
-from quantplan.planner.search import HOST, Found, MemoryOf, search
+from quantplan.planner.request import Capacity, PlanRequest, Setting
+from quantplan.planner.search import Found, MemoryOf, search
 from quantplan.rehearsal.ask import repack_features
 from quantplan.units import GIB, MIB
 
@@ -141,7 +141,7 @@ def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
         return prepare(facts, _tensors_at(facts, quant, own))
 
     @cache
-    def needs(setting: Setting) -> tuple[DeviceNeed, ...]:
+    def needs(setting: Setting) -> tuple[DeviceMemory, ...]:
         ctx = ContextParams(
             n_ctx=setting.n_ctx * setting.n_parallel, n_batch=setting.n_batch, n_ubatch=setting.n_ubatch,
             n_parallel=setting.n_parallel, kv_unified=setting.kv_unified, type_k=setting.type_k.upper(),
@@ -152,15 +152,7 @@ def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
             devices=tuple(gpu.name for gpu in gpus), n_gpu_layers=setting.n_gpu_layers if gpus else None,
             free_bytes=tuple(gpu.free_bytes for gpu in gpus) or None,
         )  # fmt: skip
-        found = estimate_memory(prepared(setting.quant), ctx, placement, simd=simd, driver=driver)
-        return tuple(
-            DeviceNeed(
-                name=device.name, model_bytes=device.model_bytes, context_bytes=device.context_bytes,
-                compute_bytes=device.compute_bytes, output_bytes=device.output_bytes,
-                overhead_bytes=device.overhead_bytes,
-            )
-            for device in found.devices
-        )  # fmt: skip
+        return estimate_memory(prepared(setting.quant), ctx, placement, simd=simd, driver=driver).devices
 
     return needs
 
