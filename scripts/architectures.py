@@ -1,12 +1,16 @@
 """Writes docs/architectures.md: what quantplan knows of each architecture of the pinned build.
 
-python scripts/architectures.py --tree LLAMA_CPP [--check]
+python scripts/architectures.py --tree LLAMA_CPP [--published models_published.csv] [--check]
+
+Without the table of published models their counts are those of the last writing.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import collections
+import csv
 import json
 import os
 import re
@@ -16,11 +20,34 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 from quantplan.model.hf.families import families  # noqa: E402
-from quantplan.model.hf_config import header_from_config  # noqa: E402
+from quantplan.model.hf_config import architecture_of, header_from_config  # noqa: E402
 from quantplan.model.layer_rules import UNMODELLED  # noqa: E402
 
 _TARGET = _ROOT / "docs" / "architectures.md"
 _GOLDENS = _ROOT / "tests" / "data" / "converter_goldens.json"
+# Of model types without a golden: the name in `architectures` of their checkpoints on the hub.
+_NAMES = {
+    "bailing_hybrid": "BailingMoeV3ForCausalLM",
+    "emo": "EmoForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "idefics3": "Idefics3ForConditionalGeneration",
+    "llada2_moe": "LLaDA2MoeModelLM",
+    "mimo_v2": "MiMoV2ForCausalLM",
+    "minicpmv": "MiniCPMV",
+    "nemotron-nas": "DeciLMForCausalLM",
+    "paligemma": "PaliGemmaForConditionalGeneration",
+    "t5gemma": "T5GemmaForConditionalGeneration",
+}
+_MOST_FREQUENT = 45  # of the registered model types; the bar is 40
+_FREQUENT = """
+## The most frequent
+
+The model types most often published (`models_published.csv`: {n_models} models) that the pinned converter registers a
+language model for. {n_exact} of the {n_shown} are exact{first}.
+
+| | `model_type` | models | from a checkpoint | architecture |
+|---|---|---|---|---|
+"""
 _INTRO = """# Architectures
 
 What quantplan knows of each architecture of the pinned llama.cpp (commit 0c1e570). Written by
@@ -85,7 +112,7 @@ def verified() -> dict[str, set[str]]:
     """GGUF architecture to the names in `architectures` that the goldens hold."""
     goldens = json.loads(_GOLDENS.read_text())
     held: dict[str, set[str]] = {}
-    for row in goldens["configurations"].values():
+    for row in [*goldens["configurations"].values(), *goldens["checkpoints"].values()]:
         config = row["config"]
         text = next((config[k] for k in ("text_config",) if isinstance(config.get(k), dict)), {})
         name = (text.get("architectures") or config["architectures"])[0]
@@ -96,7 +123,62 @@ def verified() -> dict[str, set[str]]:
     return held
 
 
-def table(tree: Path) -> str:
+def registered(tree: Path) -> set[str]:
+    """The names that the converter makes language models of: TEXT_MODEL_MAP of conversion/__init__.py."""
+    for node in ast.parse((tree / "conversion" / "__init__.py").read_text()).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "TEXT_MODEL_MAP" and node.value:
+            return set(ast.literal_eval(node.value))
+    raise SystemExit("no TEXT_MODEL_MAP in conversion/__init__.py")
+
+
+def names_by_type() -> dict[str, str]:
+    """Model type to the name that decides the converter's class: of the goldens, the catalog and a table."""
+    goldens = json.loads(_GOLDENS.read_text())
+    configs = [row["config"] for part in ("configurations", "checkpoints") for row in goldens[part].values()]
+    found = {config["model_type"]: architecture_of(config) for config in reversed(configs)}
+    return {**_NAMES, **found}
+
+
+def counts(published: Path | None) -> collections.Counter[str]:
+    """Published models by model type; of the table as written where the file is not here."""
+    if published is None:
+        rows = re.findall(r"^\| \d+ \| (\S+) \| (\d+) \|", _TARGET.read_text(), re.M)
+        return collections.Counter({name: int(n) for name, n in rows})
+    with published.open(newline="") as file:
+        return collections.Counter(row["architecture"] for row in csv.DictReader(file))
+
+
+def frequent(tree: Path, published: Path | None) -> str:
+    by_type, known, ours, held = names_by_type(), registered(tree), families(), verified()
+    rows = []
+    found = counts(published)
+    for model_type, n in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+        name = by_type.get(model_type)
+        if name is None or name not in known:
+            continue
+        family = ours.get(name)
+        exact = family is not None and family.arch in held
+        rows.append((model_type, n, exact, family.arch if family else name))
+        if len(rows) == _MOST_FREQUENT:
+            break
+    missing = [i for i, row in enumerate(rows, 1) if not row[2]]
+    n_models = sum(found.values()) if published else _told_models()
+    first = f"; the first that is not is number {missing[0]}" if missing else ""
+    n_exact = len(rows) - len(missing)
+    head = _FREQUENT.format(n_models=n_models, n_exact=n_exact, n_shown=len(rows), first=first)
+    lines = [
+        f"| {i} | {model_type} | {n} | {'exact' if exact else 'engine only'} | {arch} |"
+        for i, (model_type, n, exact, arch) in enumerate(rows, 1)
+    ]
+    return head + "\n".join(lines) + "\n"
+
+
+def _told_models() -> int:
+    told = re.search(r"`models_published.csv`: (\d+) models", _TARGET.read_text())
+    return int(told[1]) if told else 0
+
+
+def table(tree: Path, published: Path | None) -> str:
     ours: dict[str, set[str]] = {}
     for name, family in families().items():
         ours.setdefault(family.arch, set()).add(name)
@@ -110,15 +192,17 @@ def table(tree: Path) -> str:
         names = ", ".join(sorted(ours.get(arch, set()))) if exact else ""
         lines.append(f"| {arch} | {known} | {memory} | {names} |")
     n_exact = sum(line.split(" | ")[1] == "exact" for line in lines)
-    return _INTRO + "\n".join(lines) + f"\n\n{n_exact} of {len(lines)} architectures are exact from a checkpoint.\n"
+    told = f"\n\n{n_exact} of {len(lines)} architectures are exact from a checkpoint.\n"
+    return _INTRO + "\n".join(lines) + told + frequent(tree, published)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tree", type=Path, default=os.environ.get("QUANTPLAN_LLAMA_TREE"))
+    parser.add_argument("--published", type=Path, help="a CSV of published models with their model type")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    text = table(args.tree)
+    text = table(args.tree, args.published)
     if args.check:
         sys.exit(0 if text == _TARGET.read_text() else 1)
     _TARGET.parent.mkdir(exist_ok=True)

@@ -3,7 +3,11 @@
 Reads folders of pairs NAME.json, NAME.gguf that scripts/weightless_from_converter.py wrote. Tests hold
 quantplan.model.hf_config against it without torch; where a digest differs, write the GGUF again and compare.
 
-    python scripts/converter_goldens.py folder/ … --output tests/data/converter_goldens.json
+    python scripts/converter_goldens.py folder/ … --output tests/data/converter_goldens.json [--merge]
+
+A pair with NAME.tensors.json beside it is of a checkpoint that transformers does not write as it is: it goes to
+`checkpoints`, with the tensors. The model types of hub_ling3_raw… and gpt_neox_raw end in `_` so that the converter
+reads config.json as it is: transformers 5.23 knows the types, but drops or renames fields that the converter asks for.
 """
 
 from __future__ import annotations
@@ -41,7 +45,8 @@ def digest(tensors: Iterable[tuple[str, tuple[int, ...], str]]) -> str:
 
 
 def key_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """All but what names the model: those of the architecture, and the file type."""
+    """All but what names the model and its chat template: those of the architecture, and the file type."""
+    metadata = {k: v for k, v in metadata.items() if k != "tokenizer.chat_template"}
     kept = ("general.architecture", "general.file_type")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in metadata.items() if "general." not in k or k in kept}
 
@@ -63,21 +68,31 @@ def golden(config: Mapping[str, Any] | None, gguf: Path) -> dict[str, Any]:
     return row if config is None else {"config": _slim(config), **row}
 
 
+def checkpoint_golden(config: Mapping[str, Any], gguf: Path, tensors: Path) -> dict[str, Any]:
+    """With the checkpoint's tensors as [name, shape, dtype]."""
+    return {**golden(config, gguf), "tensors": json.loads(tensors.read_text())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="with configurations beside the GGUF files")
     parser.add_argument("--catalog", type=Path, help="GGUF files named as in the catalog")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--merge", action="store_true", help="keep the rows of the output that no folder has")
     args = parser.parse_args()
-    rows = {
-        gguf.stem: golden(json.loads(gguf.with_suffix(".json").read_text()), gguf)
-        for folder in args.folders
-        for gguf in sorted(folder.glob("*.gguf"))
-        if gguf.stem not in LEFT_OUT
-    }
-    catalog = {gguf.stem: golden(None, gguf) for gguf in sorted(args.catalog.glob("*.gguf"))} if args.catalog else {}
+    old = json.loads(args.output.read_text()) if args.merge else {}
+    rows, checkpoints = old.get("configurations", {}), old.get("checkpoints", {})
+    for gguf in (path for folder in args.folders for path in sorted(folder.glob("*.gguf"))):
+        config, tensors = json.loads(gguf.with_suffix(".json").read_text()), gguf.with_suffix(".tensors.json")
+        if tensors.exists():
+            checkpoints[gguf.stem] = checkpoint_golden(config, gguf, tensors)
+        elif gguf.stem not in LEFT_OUT:
+            rows[gguf.stem] = golden(config, gguf)
+    catalog = old.get("catalog", {})
+    if args.catalog:
+        catalog |= {gguf.stem: golden(None, gguf) for gguf in sorted(args.catalog.glob("*.gguf"))}
     parts = []
-    for title, part in (("catalog", catalog), ("configurations", rows)):
+    for title, part in (("catalog", catalog), ("configurations", rows), ("checkpoints", checkpoints)):
         lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(part[name], sort_keys=True)}" for name in sorted(part))
         parts.append(f"  {json.dumps(title)}: {{\n{lines}\n  }}")
     source = "convert_hf_to_gguf.py of llama.cpp 0c1e570 on transformers 5.23.0, bf16"

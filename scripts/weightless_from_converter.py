@@ -22,6 +22,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from hub_checkpoints import Shaped, as_on_the_hub
+
 logging.disable(logging.WARNING)
 
 _DTYPES = {
@@ -33,8 +36,6 @@ _DTYPES = {
     "torch.bool": ("BOOL", 1),
     "torch.uint8": ("U8", 1),
 }
-
-Shaped = tuple[str, tuple[int, ...], str]  # name, shape, safetensors dtype
 
 
 def checkpoint_tensors(config: Mapping[str, Any], *, auto: str = "AutoModelForCausalLM") -> list[Shaped]:
@@ -154,15 +155,22 @@ def _write_tokenizer(folder: Path, n_vocab: int) -> None:
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": []}))
 
 
-def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: str = "bf16") -> None:
-    """From a configuration alone to the GGUF that its converted checkpoint would be."""
+def weightless(config: Mapping[str, Any], output: Path, *, tree: Path, outtype: str = "bf16", n_mtp: int = 0) -> None:
+    """From a configuration alone to the GGUF that its converted checkpoint would be.
+
+    Where the checkpoint is not what transformers writes, its tensors are written beside it: OUTPUT.tensors.json.
+    """
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(config))
         text = {**config, **config.get("text_config", {})}
         if str(config.get("model_type", "")).startswith("gemma"):
             _write_tokenizer(folder, text.get("vocab_size", 262208))
-        write_safetensors_header(folder / "model.safetensors", checkpoint_tensors(_decoded(config)))
+        written = checkpoint_tensors(_decoded(config))
+        tensors = as_on_the_hub(written, config, n_mtp=n_mtp)
+        if tensors != written:
+            output.with_suffix(".tensors.json").write_text(json.dumps(tensors))
+        write_safetensors_header(folder / "model.safetensors", tensors)
         convert_header(folder, output, tree=tree, outtype=outtype)
 
 
@@ -203,7 +211,7 @@ def _all(entries: list[dict[str, Any]], args: argparse.Namespace) -> int:
         try:
             config = entry["config"]() if callable(entry["config"]) else entry["config"]
             target.with_suffix(".json").write_text(json.dumps(config))
-            weightless(config, target, tree=args.tree, outtype=args.outtype)
+            weightless(config, target, tree=args.tree, outtype=args.outtype, n_mtp=entry.get("n_mtp", 0))
             print("ok", entry["name"], flush=True)
         except Exception as error:  # a table of what works: one failure must not hide the others
             failed += 1
@@ -218,7 +226,7 @@ def main() -> None:
         "--tree", type=Path, default=os.environ.get("QUANTPLAN_LLAMA_TREE"), help="the pinned llama.cpp tree"
     )
     parser.add_argument("--config", type=Path, help="one config.json")
-    parser.add_argument("--configs", type=Path, help="a list of {name, config}")
+    parser.add_argument("--configs", type=Path, help="a list of {name, config} and, where it has such layers, n_mtp")
     parser.add_argument("--only", action="append", help="names to do, of --configs")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--outtype", default="bf16")

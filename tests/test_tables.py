@@ -46,9 +46,20 @@ def test_the_defaults_are_those_of_transformers(tree: Path) -> None:
 
 @pytest.mark.tools
 def test_the_table_of_architectures_is_fresh(tree: Path) -> None:
-    if not (tree / "src" / "llama-arch.cpp").is_file():
-        pytest.skip("only the converter of the tree is kept here, not the engine's sources")
+    assert (tree / "src" / "llama-arch.cpp").is_file(), "the engine's names of architectures: install the tools again"
     check("architectures.py", "--tree", str(tree))
+
+
+@pytest.mark.tools
+def test_the_counts_of_published_models_are_fresh(tree: Path, shared: Path) -> None:
+    check("architectures.py", "--tree", str(tree), "--published", str(shared / "facts" / "models_published.csv"))
+
+
+def test_the_forty_most_frequent_are_exact() -> None:
+    text = (ROOT / "docs" / "architectures.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| \S+ \| \d+ \| (exact|engine only) \|", text, re.M)
+    assert [int(i) for i, _ in rows] == list(range(1, len(rows) + 1))
+    assert sum(known == "exact" for _, known in rows) >= 40
 
 
 @pytest.mark.tools

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from quantplan.errors import BadConfig, UnsupportedArchitecture, UnsupportedQuantization
 from quantplan.model.facts import TensorFacts
-from quantplan.model.hf.checkpoint import Matched, SafetensorsTensor, match
+from quantplan.model.hf.checkpoint import Matched, SafetensorsTensor, gather, match
 from quantplan.model.hf.config import HfConfig, text_part
 from quantplan.model.hf.families import Family, families
 from quantplan.model.hf.layout import Layout, Row
@@ -101,6 +101,9 @@ def _header(
     architecture: str,
 ) -> ConvertedHeader:
     fields = HfConfig(config)
+    gathered = None if tensors is None else gather(tensors)
+    if gathered is not None and family.read:
+        family.read(fields, gathered.weights)
     n_block = family.n_block(fields)
     if not 0 < n_block <= 4096:
         raise BadConfig(key="num_hidden_layers", why=f"is out of range: {n_block}")
@@ -110,16 +113,16 @@ def _header(
     kept = kept_type(quantization) if isinstance(quantization, Mapping) else None
     if kept == "MXFP4" and family.arch != "gpt-oss":
         raise UnsupportedQuantization(method="mxfp4", why=f"only that of gpt-oss, not of {architecture}")
-    matched = _derived(layout, kept) if tensors is None else match(layout.rows, tensors, config=fields)
+    matched = _derived(layout, kept) if gathered is None else match(layout.rows, gathered, config=fields)
     md = base_metadata(fields, family.arch_of(fields) if family.arch_of else family.arch, n_block=n_block)
     family.metadata(fields, md)
-    md.values["general.file_type"] = KEPT_IDS[kept] if kept else FILE_TYPE_IDS[outtype]
+    md.values.setdefault("general.file_type", KEPT_IDS[kept] if kept else FILE_TYPE_IDS[outtype])
     md.values.setdefault(f"{md.arch}.vocab_size", fields.n("vocab_size", default=0))
     md.values["tokenizer.ggml.model"] = "no_vocab"
     return ConvertedHeader(
         metadata=md.values,
         tensors=tuple(
-            TensorFacts(name=name, shape=shape, type_name=kind or converted_type(name, len(shape), outtype))
+            TensorFacts(name=name, shape=shape, type_name=converted_type(name, len(shape), outtype, kind))
             for name, shape, kind in matched.tensors
         ),
         derived=tensors is None,
@@ -135,7 +138,7 @@ def _derived(layout: Layout, kept: str | None) -> Matched:
 
     def kind(row: Row) -> str | None:
         packed = any(group[0].name.endswith("_blocks") for group in row.sources)
-        return "MXFP4" if packed and kept == "MXFP4" else None
+        return "MXFP4" if packed and kept == "MXFP4" else row.kind
 
     warnings: tuple[str, ...] = ()
     if kept == "NVFP4":

@@ -60,6 +60,72 @@ def test_every_architecture_is_as_the_converter_writes_it(name: str) -> None:
     compared(header_from_config(golden["config"]), golden)
 
 
+@pytest.mark.parametrize("name", sorted(GOLDENS["checkpoints"]))
+def test_every_checkpoint_is_as_the_converter_writes_it(name: str) -> None:
+    golden = GOLDENS["checkpoints"][name]
+    compared(header_from_config(golden["config"], tensors=_stored(golden)), golden)
+
+
+def _stored(golden: dict[str, Any]) -> list[SafetensorsTensor]:
+    return [SafetensorsTensor(name=name, shape=tuple(shape), dtype=kind) for name, shape, kind in golden["tensors"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "n_dropped"), [("hub_qwen3next_mtp", 0), ("hub_exaone_moe_mtp", 0), ("hub_exaone4_5_mtp_dropped", 15)]
+)
+def test_mtp_tensors_are_dropped_only_where_the_converter_drops_them(name: str, n_dropped: int) -> None:
+    golden = GOLDENS["checkpoints"][name]
+    header = header_from_config(golden["config"], tensors=_stored(golden))
+    assert len(header.dropped) == n_dropped
+    assert all(name.startswith("mtp.") for name in header.dropped)
+    assert bool(header.warnings) == bool(n_dropped)
+
+
+def test_mtp_layers_that_no_configuration_tells_of_are_warned_of_without_the_checkpoint() -> None:
+    config = GOLDENS["checkpoints"]["hub_qwen3next_mtp"]["config"]
+    assert any("MTP" in warning for warning in header_from_config(config).warnings)
+    told = GOLDENS["checkpoints"]["hub_qwen3_5_mtp"]["config"]
+    assert header_from_config(told).warnings == ()
+
+
+def test_deepseek_v4_has_the_published_number_of_tensors() -> None:
+    """anemll/DeepSeek-V4-Flash-FP4-FP8-SSD: 1199 tensors and 129 of experts, made of the 43 layers of V4 Flash."""
+    config = {
+        **GOLDENS["configurations"]["hub_deepseek4"]["config"],
+        "num_hidden_layers": 43, "num_hash_layers": 3, "compress_ratios": [0, 0, *[4, 128] * 20, 4, 0],
+    }  # fmt: skip
+    header = header_from_config(config)
+    assert len(header.tensors) == 1199 + 129
+    assert sum(t.type_name == "MXFP4" for t in header.tensors) == 129
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"expert_dtype": "fp8"}, "FP4"),
+        ({"expert_dtype": None, "quantization_config": None}, "FP4"),
+        ({"compress_ratios": [0, 4]}, "compress_ratios"),
+        ({"compress_ratios": None}, "compress_ratios"),
+        ({"num_hash_layers": None}, "num_hash_layers"),
+    ],
+)
+def test_a_deepseek_v4_that_the_converter_refuses_is_refused(change: dict[str, Any], told: str) -> None:
+    config = {**GOLDENS["configurations"]["hub_deepseek4"]["config"], **change}
+    with pytest.raises(QuantplanError, match=told):
+        header_from_config(config)
+
+
+def test_deepseek_v4_experts_in_fp8_are_refused() -> None:
+    golden = GOLDENS["checkpoints"]["hub_deepseek4"]
+    expert = "layers.0.ffn.experts.0.w1.weight"
+    fp8 = [
+        SafetensorsTensor(name=t.name, shape=t.shape, dtype="F8_E4M3") if t.name == expert else t
+        for t in _stored(golden)
+    ]
+    with pytest.raises(QuantplanError, match="FP4"):
+        header_from_config(golden["config"], tensors=fp8)
+
+
 def test_exact_tensors_of_a_small_llama() -> None:
     header = header_from_config(LLAMA)
     tensors = {t.name: (t.shape, t.type_name) for t in header.tensors}

@@ -12,6 +12,7 @@ import pytest
 from quantplan.llama.dry_run import dry_run, parse_dry_run, write_smallest_imatrix
 from quantplan.model import catalog
 from quantplan.model.hf_config import header_from_config
+from quantplan.model.safetensors_header import SafetensorsTensor
 from quantplan.quant.presets import PRESETS, PresetRefused, apply_preset
 from quantplan.rehearsal.verify_presets import ask_tool, difference
 from quantplan.rehearsal.weightless import write_weightless
@@ -128,8 +129,9 @@ def test_architectures_beyond_the_catalog(llama_bin: Path, tmp_path: Path) -> No
     program, source, imatrix = (str(llama_bin / "llama-quantize"),), tmp_path / "w.gguf", tmp_path / "imatrix.dat"
     write_smallest_imatrix(imatrix)
     wrong, refused = [], set()
-    for name, row in goldens["configurations"].items():
-        header = header_from_config(row["config"])
+    for name, row in [*goldens["configurations"].items(), *goldens["checkpoints"].items()]:
+        rows = [SafetensorsTensor(name=n, shape=tuple(s), dtype=d) for n, s, d in row.get("tensors", ())]
+        header = header_from_config(row["config"], tensors=rows or None)
         write_weightless(source, header.metadata, header.tensors)
         for preset, guided in (("Q2_K", False), ("IQ3_XXS", True), ("Q4_K_M", False), ("MXFP4_MOE", False)):
             code, lines = ask_tool(dry_run(program, source, preset, imatrix=imatrix if guided else None))

@@ -8,7 +8,7 @@ from math import prod
 from typing import Protocol
 
 from quantplan.model.hf.config import HfConfig
-from quantplan.model.hf.layout import Row, Shape
+from quantplan.model.hf.layout import OUTTYPE, Row, Shape
 from quantplan.model.hf.quantized import Stored, read_quantized
 
 Placed = tuple[str, Shape, str | None]
@@ -93,11 +93,16 @@ def _unprefixed(name: str) -> str:
     return name.replace("text_model.", "")
 
 
-def match(rows: Sequence[Row], tensors: Sequence[SafetensorsTensor], *, config: HfConfig) -> Matched:
-    """Each row with its sources in the checkpoint; what is left over is named in a warning.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """The language model's weights of a checkpoint under the converter's names, and what goes to an mmproj file."""
 
-    Raises UnsupportedQuantization for a checkpoint in a form that the converter does not read.
-    """
+    weights: dict[str, Stored]
+    vision_bytes: int
+    vision_parameters: int
+
+
+def gather(tensors: Sequence[SafetensorsTensor]) -> Gathered:
     here: dict[str, Stored] = {}
     vision_bytes = vision_parameters = 0
     for tensor in tensors:
@@ -105,7 +110,16 @@ def match(rows: Sequence[Row], tensors: Sequence[SafetensorsTensor], *, config: 
             vision_bytes += n_bytes(tensor)
             vision_parameters += n_elements(tensor)
         elif not (tensor.name.endswith(_UNUSED_ENDS) or any(part in tensor.name for part in _UNUSED_PARTS)):
-            here[normal_name(tensor.name)] = Stored(tensor.shape)
+            here[normal_name(tensor.name)] = Stored(tensor.shape, dtype=tensor.dtype)
+    return Gathered(weights=here, vision_bytes=vision_bytes, vision_parameters=vision_parameters)
+
+
+def match(rows: Sequence[Row], gathered: Gathered, *, config: HfConfig) -> Matched:
+    """Each row with its sources in the checkpoint; what is left over is named in a warning.
+
+    Raises UnsupportedQuantization for a checkpoint in a form that the converter does not read.
+    """
+    here = gathered.weights
     quantization = config.get("quantization_config")
     if isinstance(quantization, Mapping):
         read_quantized(here, quantization)
@@ -113,8 +127,8 @@ def match(rows: Sequence[Row], tensors: Sequence[SafetensorsTensor], *, config: 
     left = [name for name in here if name not in used]
     return Matched(
         tensors=tuple(out),
-        vision_bytes=vision_bytes,
-        vision_parameters=vision_parameters,
+        vision_bytes=gathered.vision_bytes,
+        vision_parameters=gathered.vision_parameters,
         dropped=tuple(left),
         warnings=(
             *_told("the checkpoint lacks", missing),
@@ -137,7 +151,7 @@ def _place(rows: Sequence[Row], here: Mapping[str, Stored]) -> tuple[list[Placed
                 out.append((row.name, row.shape, None))
             continue
         used.update(names)
-        kind = _kept(names, here)
+        kind = _kept(names, here) or (OUTTYPE if row.kind == OUTTYPE else None)
         if names[0].endswith("_blocks"):
             used.update(name.removesuffix("_blocks") + "_scales" for name in names)
         out.append((row.name, _shape(row, names, here), kind))

@@ -9,6 +9,7 @@ from quantplan.model.hf.families import Family
 from quantplan.model.hf.layout import Block, Layout
 from quantplan.model.hf.metadata import Metadata
 from quantplan.model.hf.moe import blocks_with_nextn, n_experts, nextn, nextn_block
+from quantplan.model.hf.mtp import read_exaone_mtp
 from quantplan.model.hf.recurrent import granite_experts
 
 
@@ -227,7 +228,7 @@ FAMILIES = {
     "AfmoeForCausalLM": Family("afmoe", afmoe_tensors, afmoe_metadata),
     **dict.fromkeys(
         ("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"),
-        Family("exaone-moe", exaone_moe_tensors, exaone_moe_metadata, blocks_with_nextn),
+        Family("exaone-moe", exaone_moe_tensors, exaone_moe_metadata, blocks_with_nextn, read=read_exaone_mtp),
     ),
     **dict.fromkeys(
         ("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),

@@ -9,6 +9,7 @@ from functools import cache
 from quantplan.model.hf.config import HfConfig
 from quantplan.model.hf.layout import Layout
 from quantplan.model.hf.metadata import Metadata
+from quantplan.model.hf.quantized import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,16 @@ class Family:
     metadata: Callable[[HfConfig, Metadata], None]
     n_block: Callable[[HfConfig], int] = lambda c: c.n("n_layers", "num_hidden_layers", "n_layer", "num_layers")
     arch_of: Callable[[HfConfig], str] | None = None  # where the configuration decides
+    read: Callable[[HfConfig, Weights], None] | None = None  # puts a checkpoint's own spelling to that of the rows
 
 
 @cache
 def families() -> Mapping[str, Family]:
     """All families by architecture name."""
     from quantplan.model.hf import (
+        bailing3,
         deepseek,
+        deepseek4,
         dense,
         encoders,
         experts,
@@ -49,7 +53,9 @@ def families() -> Mapping[str, Family]:
         rarer,
         moe,
         experts,
+        bailing3,
         deepseek,
+        deepseek4,
         recurrent,
         mamba_hybrids,
         hybrid,

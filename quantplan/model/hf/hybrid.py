@@ -8,6 +8,7 @@ from quantplan.model.hf.families import Family
 from quantplan.model.hf.layout import Block, Layout
 from quantplan.model.hf.metadata import Metadata
 from quantplan.model.hf.moe import expert_widths, is_sparse, n_experts
+from quantplan.model.hf.mtp import read_qwen_mtp
 
 
 def lfm2_layers(c: HfConfig) -> list[bool]:
@@ -143,10 +144,11 @@ def _gated_attention(b: Block, c: HfConfig) -> None:
     qk_norm_by_head(b, c)
 
 
-def qwen_next_tensors(c: HfConfig, t: Layout, *, split: bool = False, moe: bool = True) -> None:
+def qwen_next_tensors(c: HfConfig, t: Layout, *, split: bool = False, moe: bool = True, with_mtp: bool = True) -> None:
+    """with_mtp: whether the converter takes the multi-token prediction layers; it counts them in any case."""
     t.ends()
     linear = linear_layers(c)
-    for i in range(t.n_block):
+    for i in range(t.n_block if with_mtp else len(linear)):
         b = t.block(i)
         b.norm("attn_norm", "input_layernorm")
         if i < len(linear) and linear[i]:
@@ -163,17 +165,22 @@ def qwen_next_tensors(c: HfConfig, t: Layout, *, split: bool = False, moe: bool 
         else:
             b.swiglu(c.n("intermediate_size"))
         if i >= len(linear):
-            _nextn(b)
+            _nextn(b, first=i == len(linear))
 
 
-def _nextn(b: Block) -> None:
-    b.linear("nextn.eh_proj", "eh_proj", 2 * b.n_embd, b.n_embd)
-    b.norm("nextn.enorm", "enorm")
-    b.norm("nextn.hnorm", "hnorm")
-    b.norm("nextn.shared_head_norm", "shared_head.norm")
+def _nextn(b: Block, *, first: bool) -> None:
+    """_QwenMtpMixin puts what the layers share to the first alone."""
+    b.linear("nextn.eh_proj", "eh_proj", 2 * b.n_embd, b.n_embd, expected=first)
+    b.norm("nextn.enorm", "enorm", expected=first)
+    b.norm("nextn.hnorm", "hnorm", expected=first)
+    b.norm("nextn.shared_head_norm", "shared_head.norm", expected=first)
 
 
 def qwen_next_metadata(c: HfConfig, md: Metadata) -> None:
+    if c.get("mtp_num_hidden_layers") is None:
+        c.warnings.append(
+            "the configuration does not tell of MTP layers, which the converter takes where there are any"
+        )
     expert_widths(c, md)
     md.put("ssm.conv_kernel", c.n("linear_conv_kernel_dim"))
     md.put("ssm.state_size", c.n("linear_key_head_dim"))
@@ -190,5 +197,7 @@ FAMILIES = {
     "Lfm2ForCausalLM": Family("lfm2", lfm2_tensors, lfm2_metadata),
     "LFM2ForCausalLM": Family("lfm2", lfm2_tensors, lfm2_metadata),
     "Lfm2MoeForCausalLM": Family("lfm2moe", lfm2_moe_tensors, lfm2_moe_metadata),
-    "Qwen3NextForCausalLM": Family("qwen3next", qwen_next_tensors, qwen_next_metadata, qwen_next_blocks),
+    "Qwen3NextForCausalLM": Family(
+        "qwen3next", qwen_next_tensors, qwen_next_metadata, qwen_next_blocks, read=read_qwen_mtp
+    ),
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from quantplan.model.hf.config import HfConfig
 
 Shape = tuple[int, ...]
+OUTTYPE = "outtype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Row:
 
     Not expected: the configuration does not say that it exists; it does where the checkpoint has it.
     Whole: it is its one source tensor and nothing else, so the checkpoint's shape is its shape.
+    Kind: the type it gets of the checkpoint's usual form, whatever the outtype; None where the name and the outtype
+    decide, OUTTYPE where the outtype alone does.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Row:
     sources: tuple[tuple[Source, ...], ...]
     expected: bool = True
     whole: bool = True
+    kind: str | None = None
 
 
 class Layout:
@@ -43,10 +47,18 @@ class Layout:
         self.n_embd = config.n("hidden_size", "n_embd", "d_model", "dim", default=0)
         self.rows: list[Row] = []
 
-    def put(self, name: str, shape: Shape, *hf: str | Source, expected: bool = True, whole: bool = True) -> None:
+    def put(
+        self,
+        name: str,
+        shape: Shape,
+        *hf: str | Source,
+        expected: bool = True,
+        whole: bool = True,
+        kind: str | None = None,
+    ) -> None:
         """One tensor; each of `hf` is an alternative it may be made of."""
         sources = tuple((h if isinstance(h, Source) else Source(h),) for h in hf)
-        self.rows.append(Row(name, shape, sources, expected, whole))
+        self.rows.append(Row(name, shape, sources, expected, whole, kind))
 
     def join(self, name: str, shape: Shape, *hf: str, expected: bool = True) -> None:
         """One tensor made of all of `hf`."""
@@ -92,8 +104,17 @@ class Block:
         self.layout, self.i, self.prefix, self.config = layout, i, prefix, layout.config
         self.n_embd = layout.n_embd
 
-    def put(self, name: str, shape: Shape, *hf: str, expected: bool = True, whole: bool = True) -> None:
-        self.layout.put(f"blk.{self.i}.{name}", shape, *(self.prefix + h for h in hf), expected=expected, whole=whole)
+    def put(
+        self,
+        name: str,
+        shape: Shape,
+        *hf: str,
+        expected: bool = True,
+        whole: bool = True,
+        kind: str | None = None,
+    ) -> None:
+        sources = (self.prefix + h for h in hf)
+        self.layout.put(f"blk.{self.i}.{name}", shape, *sources, expected=expected, whole=whole, kind=kind)
 
     def join(self, name: str, shape: Shape, *hf: str, expected: bool = True) -> None:
         self.layout.join(f"blk.{self.i}.{name}", shape, *(self.prefix + h for h in hf), expected=expected)

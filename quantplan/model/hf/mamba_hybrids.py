@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from quantplan.errors import BadConfig
 from quantplan.model.hf.config import HfConfig
 from quantplan.model.hf.dense import attention, heads_kv
 from quantplan.model.hf.families import Family
-from quantplan.model.hf.layout import Block, Layout, Source
+from quantplan.model.hf.layout import OUTTYPE, Block, Layout, Source
 from quantplan.model.hf.metadata import WIDTHS, Metadata
-from quantplan.model.hf.moe import n_experts
+from quantplan.model.hf.moe import n_experts, nextn, nextn_block
+from quantplan.model.hf.mtp import read_nemotron_mtp
+from quantplan.model.hf.quantized import Weights
 from quantplan.model.hf.recurrent import mamba1_mixer, mamba2_mixer, mamba_metadata, mamba_tensors
 
 _KINDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}  # hybrid_override_pattern
@@ -96,22 +99,37 @@ def nemotron_h_tensors(c: HfConfig, t: Layout) -> None:
                 bias=c.flag("mamba_proj_bias"),
             )
         elif kind == "attention":
-            b.attention(
-                n_head=c.n("num_attention_heads"),
-                n_head_kv=heads_kv(c),
-                head_dim=c.n("head_dim", "attention_head_dim"),
-                hf="mixer",
-                bias=c.flag("attention_bias"),
-                out_bias=c.flag("attention_bias"),
-            )
+            _nemotron_attention(b, c)
         elif kind == "moe":
             _nemotron_experts(b, c)
         else:
             b.mlp(c.n("intermediate_size"), up="mixer.up_proj", down="mixer.down_proj", bias=c.flag("mlp_bias"))
+    for i in range(len(kinds), t.n_block):
+        b = t.block(i, "backbone.layers")
+        b.norm("attn_norm", "norm")
+        _nemotron_attention(b, c)
+        nextn_block(b, shared=False)
+        b.norm("post_attention_norm", "post_attention_layernorm")
+        _nemotron_experts(b, c, router_kind=OUTTYPE)
 
 
-def _nemotron_experts(b: Block, c: HfConfig) -> None:
-    """Experts without a gate; with a latent they work in its width."""
+def _nemotron_attention(b: Block, c: HfConfig) -> None:
+    b.attention(
+        n_head=c.n("num_attention_heads"),
+        n_head_kv=heads_kv(c),
+        head_dim=c.n("head_dim", "attention_head_dim"),
+        hf="mixer",
+        bias=c.flag("attention_bias"),
+        out_bias=c.flag("attention_bias"),
+    )
+
+
+def _nemotron_experts(b: Block, c: HfConfig, *, router_kind: str | None = None) -> None:
+    """Experts without a gate; with a latent they work in its width.
+
+    router_kind: the converter looks for routers under the number in the checkpoint's name; the one of the MTP layer
+    has another number, is not found and gets the outtype.
+    """
     n_expert, n_ff = c.n("n_routed_experts"), c.n("moe_intermediate_size")
     n_latent = c.n("moe_latent_size", default=0)
     width = n_latent or b.n_embd
@@ -125,7 +143,7 @@ def _nemotron_experts(b: Block, c: HfConfig) -> None:
             Source(f"{b.prefix}mixer.experts.{{x}}.{part}_proj.weight", n_expert),
             whole=False,
         )
-    b.router(n_expert, "mixer.gate")
+    b.put("ffn_gate_inp.weight", (b.n_embd, n_expert), "mixer.gate.weight", kind=router_kind)
     b.put("exp_probs_b.bias", (n_expert,), "mixer.gate.e_score_correction.bias")
     n_shared = c.n("moe_shared_expert_intermediate_size", default=0)
     if n_shared:
@@ -136,6 +154,23 @@ def _nemotron_experts(b: Block, c: HfConfig) -> None:
 def nemotron_h_is_moe(c: HfConfig) -> bool:
     """NemotronHModel takes every model for a mixture whose configuration counts experts a token."""
     return c.get("num_experts_per_tok") is not None
+
+
+def nemotron_h_nextn(c: HfConfig) -> int:
+    """The MTP layer of a mixture; the converter takes one at most."""
+    n = nextn(c) if nemotron_h_is_moe(c) else 0
+    if n > 1:
+        raise BadConfig(key="num_nextn_predict_layers", why=f"is {n}: the converter takes one such layer")
+    return n
+
+
+def nemotron_h_blocks(c: HfConfig) -> int:
+    return len(nemotron_h_layers(c)) + nemotron_h_nextn(c)
+
+
+def nemotron_h_read(c: HfConfig, weights: Weights) -> None:
+    if nemotron_h_nextn(c):
+        read_nemotron_mtp(weights, n_block=nemotron_h_blocks(c))
 
 
 def nemotron_h_metadata(c: HfConfig, md: Metadata) -> None:
@@ -151,12 +186,15 @@ def nemotron_h_metadata(c: HfConfig, md: Metadata) -> None:
     md.put("ssm.group_count", c.n("n_groups"))
     md.put("ssm.inner_size", c.n("mamba_num_heads") * c.n("mamba_head_dim"))
     md.put("ssm.time_step_rank", c.n("mamba_num_heads"))
-    md.put("attention.head_count_kv", [heads_kv(c) if kind == "attention" else 0 for kind in kinds])
+    n_nextn = nemotron_h_nextn(c)
+    kv = [heads_kv(c) if kind == "attention" else 0 for kind in kinds]
+    md.put("attention.head_count_kv", kv + [heads_kv(c)] * n_nextn)
+    md.put("nextn_predict_layers", n_nextn or None)
     md.put("rope.scaling.finetuned", False)
     md.put("attention.key_length", dim)
     md.put("attention.value_length", dim)
     n_ff, feeds = (c.n("moe_intermediate_size"), "moe") if is_moe else (c.n("intermediate_size"), "mlp")
-    md.put("feed_forward_length", [n_ff if kind == feeds else 0 for kind in kinds])
+    md.put("feed_forward_length", [n_ff if kind == feeds else 0 for kind in kinds] + [n_ff] * n_nextn)
     if is_moe:
         md.put("expert_feed_forward_length", n_ff)
         md.put("expert_shared_feed_forward_length", c.n("moe_shared_expert_intermediate_size"))
@@ -177,8 +215,9 @@ FAMILIES = {
         "nemotron_h",
         nemotron_h_tensors,
         nemotron_h_metadata,
-        lambda c: len(nemotron_h_layers(c)),
+        nemotron_h_blocks,
         lambda c: "nemotron_h_moe" if nemotron_h_is_moe(c) else "nemotron_h",
+        nemotron_h_read,
     ),
     "FalconMambaForCausalLM": Family("mamba", falcon_mamba_tensors, falcon_mamba_metadata),
 }

@@ -23,6 +23,7 @@ class Stored:
     shape: Shape
     kind: str | None = None
     scales: tuple[str, ...] = ()  # F32 tensors written beside it: scale, input_scale
+    dtype: str = ""  # as the checkpoint has it
 
 
 Weights = MutableMapping[str, Stored]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from quantplan.errors import BadValue
+from quantplan.model.hf.layout import OUTTYPE
 
 _OUTTYPES = {"bf16": "BF16", "f16": "F16", "f32": "F32", "q8_0": "Q8_0"}
 _BLOCK = re.compile(r"^(?:\w+\.)?blk\.\d+\.")
@@ -16,10 +17,13 @@ _F32_NAMES = frozenset({
 })  # fmt: skip
 
 
-def converted_type(name: str, n_dims: int, outtype: str) -> str:
-    """F32 for vectors, norms, routers, small convolutions and what is no weight; else the outtype."""
+def converted_type(name: str, n_dims: int, outtype: str, kind: str | None = None) -> str:
+    """The kind where there is one; F32 for vectors, norms, routers, small convolutions and what is no weight; else
+    the outtype."""
     if outtype not in _OUTTYPES:
         raise BadValue(what="outtype", value=outtype, why=f"is none of {', '.join(_OUTTYPES)}")
+    if kind is not None:
+        return _OUTTYPES[outtype] if kind == OUTTYPE else kind
     if n_dims <= 1 or name.endswith("_norm.weight") or not name.endswith((".weight", ".lora_a", ".lora_b")):
         return "F32"
     return "F32" if _BLOCK.sub("", name).removesuffix(".weight") in _F32_NAMES else _OUTTYPES[outtype]

@@ -9,8 +9,18 @@ from quantplan.model.hf.config import HfConfig
 from quantplan.model.hf.dense import llama_metadata, llama_tensors, nothing, plain_tensors, qk_norm_by_head
 from quantplan.model.hf.families import Family
 from quantplan.model.hf.hybrid import qwen_next_blocks, qwen_next_metadata, qwen_next_tensors
+from quantplan.model.hf.layout import Layout
 from quantplan.model.hf.metadata import Metadata, f32
-from quantplan.model.hf.moe import expert_widths, glm4_moe_metadata, glm4_moe_tensors, qwen3_moe_tensors
+from quantplan.model.hf.moe import (
+    blocks_with_nextn,
+    expert_widths,
+    glm4_moe_metadata,
+    glm4_moe_tensors,
+    nextn,
+    nextn_block,
+    qwen3_moe_tensors,
+)
+from quantplan.model.hf.mtp import read_exaone_mtp, read_qwen_mtp
 from quantplan.model.hf.variants import exaone4_metadata, exaone4_tensors, glm4_metadata, glm4_tensors
 
 _DEEPSTACK_LAYERS = 3  # Qwen3VLVisionConfig.deepstack_visual_indexes has three where the file has none
@@ -42,6 +52,17 @@ def mistral3_metadata(c: HfConfig, md: Metadata) -> None:
     md.put_f32("attention.temperature_scale", beta)
 
 
+def exaone4_5_tensors(c: HfConfig, t: Layout) -> None:
+    exaone4_tensors(c, t)
+    for i in range(c.n("num_hidden_layers"), t.n_block):
+        nextn_block(t.block(i), shared=False)
+
+
+def exaone4_5_metadata(c: HfConfig, md: Metadata) -> None:
+    exaone4_metadata(c, md)
+    md.put("nextn_predict_layers", nextn(c) or None)
+
+
 Tensors = Callable[..., None]
 _QWEN35: Tensors = partial(qwen_next_tensors, split=True, moe=False)
 _QWEN35_MOE: Tensors = partial(qwen_next_tensors, split=True, moe=True)
@@ -56,12 +77,15 @@ FAMILIES = {
     ),
     "Qwen3VLMoeForConditionalGeneration": Family("qwen3vlmoe", qwen3_moe_tensors, qwen3_vl_moe_metadata),
     **dict.fromkeys(
-        ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM", "MiniCPMV4_6ForConditionalGeneration"),
-        Family("qwen35", _QWEN35, qwen35_metadata, qwen_next_blocks),
+        ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
+        Family("qwen35", _QWEN35, qwen35_metadata, qwen_next_blocks, read=read_qwen_mtp),
+    ),
+    "MiniCPMV4_6ForConditionalGeneration": Family(
+        "qwen35", partial(_QWEN35, with_mtp=False), qwen35_metadata, qwen_next_blocks
     ),
     **dict.fromkeys(
         ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"),
-        Family("qwen35moe", _QWEN35_MOE, qwen35_metadata, qwen_next_blocks),
+        Family("qwen35moe", _QWEN35_MOE, qwen35_metadata, qwen_next_blocks, read=read_qwen_mtp),
     ),
     **dict.fromkeys(
         ("LlavaForConditionalGeneration", "VLlama3ForCausalLM", "LlamaModel", "VoxtralForConditionalGeneration"),
@@ -73,5 +97,7 @@ FAMILIES = {
     ),
     "Glm4vForConditionalGeneration": Family("glm4", glm4_tensors, glm4_metadata),
     "Glm4vMoeForConditionalGeneration": Family("glm4moe", glm4_moe_tensors, glm4_moe_metadata),
-    "Exaone4_5_ForConditionalGeneration": Family("exaone4", exaone4_tensors, exaone4_metadata),
+    "Exaone4_5_ForConditionalGeneration": Family(
+        "exaone4", exaone4_5_tensors, exaone4_5_metadata, blocks_with_nextn, read=read_exaone_mtp
+    ),
 }
