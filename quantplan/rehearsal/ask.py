@@ -102,6 +102,7 @@ def _device(memory: object, rooms: Mapping[str, DeviceRoom]) -> dict[str, object
         "overhead_bytes": memory.overhead_bytes, "extra_bytes": memory.extra_bytes,
         "total_bytes": memory.total_bytes, "mapped_bytes": memory.mapped_bytes,
         "repacked_bytes": memory.repacked_bytes, "prompt_cache_bytes": memory.prompt_cache_bytes,
+        "ready_anonymous_bytes": memory.ready_anonymous_bytes,
         "capacity_bytes": room.capacity_bytes if room else None, "free_bytes": room.free_bytes if room else None,
     }  # fmt: skip
 
