@@ -79,6 +79,12 @@ class DeviceMemory:
                 + self.extra_bytes)  # fmt: skip
 
     @property
+    def ready_anonymous_bytes(self) -> int:
+        """Anonymous memory that is resident once the server is ready: a compute buffer is reserved and not touched
+        before the first long prompt. The process itself comes on top (15 to 47 MiB, by the vocabulary's size)."""
+        return self.repacked_bytes + self.context_bytes + self.output_bytes
+
+    @property
     def buffers_bytes(self) -> int:
         """The engine's own buffers: without the driver."""
         return self.total_bytes - self.overhead_bytes
@@ -153,7 +159,7 @@ def estimate_memory(
     context = context_bytes(facts.layers, ctx=ctx, n_swa=facts.n_swa, arch=facts.arch, backends=cache_backends,
                             n_backends=n_backends, sizes=model.kv_sizes)  # fmt: skip
     compute, known = _compute(model, ctx, placement, backends, cache_backends, reserve, whole_graph)
-    output = facts.n_vocab * LOGIT_BYTES * ctx.n_slots if reserve == "server" else 0
+    output = facts.n_vocab * LOGIT_BYTES * ctx.n_outputs if reserve == "server" else 0
     devices = [
         DeviceMemory(
             name=name, model_bytes=weights.by_backend[i], context_bytes=context[i], compute_bytes=compute[i],
@@ -222,7 +228,7 @@ def reservations(model: PreparedModel, ctx: ContextParams, placement: Placement,
     asked = min(ctx.n_ubatch_effective, ctx.n_cells * ctx.n_stream)
     n_tokens = pad(asked, n_seqs)
     quantized = {kind: model.kv_sizes[kind][0] > 1 for kind in (ctx.type_k, ctx.type_v)}
-    n_outputs = min(asked, ctx.n_slots) if reserve == "server" else min(asked, ctx.n_batch, ctx.n_ctx)
+    n_outputs = min(asked, ctx.n_outputs) if reserve == "server" else min(asked, ctx.n_batch, ctx.n_ctx)
     whole = GraphParams(
         n_tokens=n_tokens, n_seqs=n_seqs, n_outputs=n_outputs, n_kv=ctx.n_cells,
         n_kv_swa=ctx.n_cells_swa(facts.n_swa) if facts.n_swa else 0, n_stream=ctx.n_stream, flash_attn=ctx.flash_attn,

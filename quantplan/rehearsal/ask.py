@@ -19,8 +19,9 @@ from quantplan.memory.estimate import (
     prepare,
 )  # fmt: skip
 from quantplan.memory.flash import flash_attention_works, is_latent
-from quantplan.memory.placement import DEFAULT_CACHE_RAM_BYTES, ContextParams, Placement
+from quantplan.memory.placement import DEFAULT_CACHE_RAM_BYTES, DRAFT_TOKENS, ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, TensorFacts
+from quantplan.rehearsal.companions import Companions
 from quantplan.rehearsal.remedies import DeviceRoom, Remedy, fits_in, remedies_for
 
 ALL_IDIOMS = (99, 999, 9999)  # what people write for "every layer"
@@ -68,6 +69,7 @@ class Answer:
     warnings: tuple[str, ...] = ()
     measured: MemoryEstimate | None = None
     tensors: tuple[TensorFacts, ...] = field(default=(), repr=False)
+    companions: Companions = field(default_factory=Companions)
 
     def short_bytes(self, name: str) -> int:
         """What a device lacks (above 0), or has to spare (below 0)."""
@@ -100,6 +102,7 @@ def _device(memory: object, rooms: Mapping[str, DeviceRoom]) -> dict[str, object
         "overhead_bytes": memory.overhead_bytes, "extra_bytes": memory.extra_bytes,
         "total_bytes": memory.total_bytes, "mapped_bytes": memory.mapped_bytes,
         "repacked_bytes": memory.repacked_bytes, "prompt_cache_bytes": memory.prompt_cache_bytes,
+        "ready_anonymous_bytes": memory.ready_anonymous_bytes,
         "capacity_bytes": room.capacity_bytes if room else None, "free_bytes": room.free_bytes if room else None,
     }  # fmt: skip
 
@@ -127,7 +130,7 @@ def answer(facts: ModelFacts, host: HostFacts, question: Question, *, draft: Mod
     return Answer(
         facts=facts, quant=quant, ctx=ctx, placement=placement, memory=memory, rooms=rooms, fits=fits,
         assumed=tuple(assumed), remedies=remedies, warnings=(*memory.warnings, *_cache_warning(memory, rooms)),
-        tensors=tensors,
+        tensors=tensors, companions=Companions(mmproj=question.mmproj, lora=question.lora, draft=draft),
     )  # fmt: skip
 
 
@@ -184,7 +187,7 @@ def _context(facts: ModelFacts, host: HostFacts, question: Question, assumed: li
         n_ctx=facts.n_ctx_train if question.n_ctx is None else question.n_ctx, n_batch=question.n_batch,
         n_ubatch=question.n_ubatch, n_parallel=n_parallel, kv_unified=question.kv_unified,
         type_k=question.type_k.upper(), type_v=question.type_v.upper(), flash_attn=flash, swa_full=question.swa_full,
-        cache_ram_bytes=cache_ram,
+        cache_ram_bytes=cache_ram, n_outputs_per_slot=1 + DRAFT_TOKENS if question.draft else 1,
     )  # fmt: skip
 
 
@@ -225,15 +228,19 @@ def _extras(
     extras = [ExtraModel(name=f"{kind} {path.name}", device=device, model_bytes=_size(path))
               for kind, path in files if path is not None]  # fmt: skip
     if draft is not None:
-        own = estimate_memory(
-            prepare(draft), replace(ctx, swa_full=False), Placement(devices=tuple(g.name for g in host.gpus))
-        )
+        own = estimate_memory(prepare(draft), _draft_context(ctx), Placement(devices=tuple(g.name for g in host.gpus)),
+                              simd=repack_features(host))  # fmt: skip
         extras += [
             ExtraModel(name=f"draft {draft.id}", device=d.name, model_bytes=d.model_bytes,
-                       context_bytes=d.context_bytes, compute_bytes=d.compute_bytes)
+                       context_bytes=d.context_bytes, compute_bytes=d.compute_bytes + d.output_bytes)
             for d in own.devices
         ]  # fmt: skip
     return tuple(extras)
+
+
+def _draft_context(ctx: ContextParams) -> ContextParams:
+    """The draft's context is the model's, with cache types of its own: f16 (common/common.h, commit 0c1e570)."""
+    return replace(ctx, type_k="F16", type_v="F16", n_outputs_per_slot=1)
 
 
 def _size(path: Path) -> int:
@@ -281,10 +288,12 @@ def ask_engine(found: Answer, *, llama: Path | None = None) -> Answer:
         need = found.memory.device(room.name).total_bytes
         if room.free_bytes is not None and need > room.free_bytes:
             raise DoesNotFit(device=room.name, need_bytes=need, free_bytes=room.free_bytes, what="a real start")
-    with weightless_file(found.facts, found.tensors) as path:
+    beside = found.companions
+    with weightless_file(found.facts, found.tensors, synthetic=server and bool(beside)) as path:
         if server:
-            return replace(found, measured=ask_server(tools, path, found.ctx, found.placement).memory)
-        told = ask_fit_params(tools, path, found.ctx, found.placement)
+            word = ask_server(tools, path, found.ctx, found.placement, companions=beside)
+            return replace(found, measured=word.memory)
+        told = ask_fit_params(tools, path, found.ctx, found.placement, companions=beside)
     missing = [name for name in found.placement.devices if name not in {device.name for device in told.devices}]
     if missing:
         why = "is not seen by the tools here, which can only speak for what this host has"
