@@ -132,7 +132,11 @@ def test_serve_completes_as_the_bindings_do(built: Path, toolchain: Any) -> None
         assert f"--port {port + 1}" in busy.stderr
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        try:
+            stopped = server.wait(timeout=30)
+        finally:
+            server.kill()
+        assert stopped == 0
         assert server.stdout is not None
         server.stdout.close()
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
