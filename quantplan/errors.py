@@ -281,3 +281,21 @@ class BadProfile(QuantplanError):
         at = f" {where}:" if where else ""
         super().__init__(f"hardware profile {profile}:{at} {why}{choose}")
         self.profile, self.where, self.why, self.candidates = str(profile), where, why, tuple(candidates)
+
+
+class HolesFilled(QuantplanError):
+    """A filesystem on which a weightless model would take its whole size, on disk or in RAM."""
+
+    def __init__(self, *, path: str | Path, used_bytes: int, probe_bytes: int, when: str) -> None:
+        became = f"{used_bytes // 1024**2} of {probe_bytes // 1024**2} MiB of an empty file became real"
+        why = "so a model without weights would take its full size there"
+        super().__init__(f"{path}: the filesystem fills holes when {when} ({became}), {why}")
+        self.path, self.used_bytes, self.when = str(path), used_bytes, when
+
+
+class CannotExpress(QuantplanError):
+    """llama-fit-params has no word for this; a real server start has."""
+
+    def __init__(self, *, what: Sequence[str]) -> None:
+        super().__init__(f"llama-fit-params cannot express {', '.join(what)}; only a real server start can answer")
+        self.what = tuple(what)

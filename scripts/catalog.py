@@ -64,6 +64,8 @@ def build(configs: Path, published: Path) -> str:
         }
         if entry["hub_id"] in _STORED:
             row["note"] = _STORED[entry["hub_id"]]
+        if row.get("note") == _MXFP4:
+            row["only_presets"] = ["MXFP4_MOE"]
         rows.append(row)
     rows.sort(key=lambda row: row["id"].lower())
     lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)

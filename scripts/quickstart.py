@@ -15,7 +15,7 @@ from environment import QUANTPLAN, StageFailed, ensure_environment, stage
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 ARTIFACT = "artifacts/quantplan-tiny-Q4_K_M"
-PROMPT = "what is 12 + 7?"
+PROMPT = "hello"
 
 
 def free_port() -> int:

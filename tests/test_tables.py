@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -95,3 +96,17 @@ def test_the_goldens_are_the_converters(model_type: str, tree: Path, tmp_path: P
     ]
     subprocess.run(write, check=True)
     assert json.loads(goldens_now.read_text())["configurations"][model_type] == goldens[model_type]
+
+
+@pytest.mark.build
+@pytest.mark.tools
+def test_fit_params_says_the_same_of_our_file_and_the_converters(tree: Path) -> None:
+    """A dense, a hybrid and a mixture with a latent cache; the script does all of the catalog."""
+    names = ("Llama-3.2-1B", "LFM2-1.2B", "DeepSeek-V2-Lite")
+    only = [word for name in names for word in ("--only", name)]
+    argv = [sys.executable, str(ROOT / "scripts" / "facts_against_converter.py"), "--tree", str(tree), *only, "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert {row["name"]: row["ours"] for row in rows} == {row["name"]: row["converters"] for row in rows}
+    assert sorted(row["name"] for row in rows) == sorted(names), done.stderr[-2000:]
+    assert done.returncode == 0

@@ -96,5 +96,7 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
+    (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),
+    (errors.CannotExpress, "leave out --as fit-params, or give each slot its own cache with --no-kv-unified"),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
 )

@@ -12,20 +12,17 @@ from typing import Any
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.hardware.facts import HostFacts
-from quantplan.memory.estimate import DriverContext, PreparedModel, estimate_memory, prepare
+from quantplan.memory.drivers import driver_context
+from quantplan.memory.estimate import HOST, DeviceMemory, PreparedModel, estimate_memory, prepare
 from quantplan.memory.placement import ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts, TensorFacts
 from quantplan.places import data_file
 from quantplan.planner.plan import Context, make_plan
-from quantplan.planner.request import Capacity, DeviceNeed, PlanRequest, Setting
-from quantplan.planner.search import HOST, Found, MemoryOf, search
+from quantplan.planner.request import Capacity, PlanRequest, Setting
+from quantplan.planner.search import Found, MemoryOf, search
+from quantplan.rehearsal.ask import repack_features
 from quantplan.units import GIB, MIB
 
-DRIVER_CONTEXT = DriverContext(
-    low_bytes=300 * MIB, high_bytes=2400 * MIB, planned_bytes=600 * MIB,
-    source="nvidia-smi above idle minus the engine's buffers: 595.5 to 600.05 MiB in 129 starts on an H200 "
-    "(driver 580, CUDA 13.0); 300 to 2,400 MiB published elsewhere",
-)  # fmt: skip
 GPU_MARGIN_BYTES = 256 * MIB
 HOST_MARGIN_BYTES = GIB
 
@@ -41,11 +38,11 @@ class Planned:
     alternatives: tuple[Plan, ...]
 
 
-def recommend(facts: ModelFacts, host: HostFacts, request: PlanRequest) -> Planned:
-    """The plan of a model on a host, with its alternatives. Raises DoesNotFit, BadValue."""
-    own = own_preset(facts)
-    if own is not None:
-        request = replace(request, quants=(own,))
+def recommend(facts: ModelFacts, host: HostFacts, request: PlanRequest, *, as_it_is: str | None = None) -> Planned:
+    """The plan of a model on a host, with its alternatives. `as_it_is` is the preset of a finished file, which is
+    planned for and no other. Raises DoesNotFit, BadValue."""
+    own = as_it_is or own_preset(facts)
+    request = replace(request, quants=(own,) if own is not None else buildable(facts, request.quants))
     capacities = capacities_of(host)
     found = search(
         request, n_layer=facts.n_layer, n_ctx_train=facts.n_ctx_train, capacities=capacities,
@@ -65,9 +62,8 @@ def plan_file(file: Path, *, quant: str, host: HostFacts, name: str) -> Plan:
     from quantplan.model.read import read_model
 
     facts = replace(read_model(str(file)), id=name)
-    planned = recommend(facts, host, PlanRequest())
-    source = {**planned.plan.source, "file": file.name}
-    return replace(planned.plan, quant=quant, source=source)
+    planned = recommend(facts, host, PlanRequest(), as_it_is=quant)
+    return replace(planned.plan, source={**planned.plan.source, "file": file.name})
 
 
 def _source(source: SourceFacts) -> Mapping[str, Any]:
@@ -110,9 +106,34 @@ def own_preset(facts: ModelFacts) -> str | None:
     return None if name in ("F16", "BF16", "F32") else name or "as it is"
 
 
+MIXTURE_PRESET = "MXFP4_MOE"  # keeps experts that are MXFP4 in the source as they are
+
+
+def buildable(facts: ModelFacts, quants: tuple[str, ...]) -> tuple[str, ...]:
+    """The presets that llama-quantize makes of this source: what is quantized there already is not quantized again.
+
+    Raises BadValue when none is left.
+    """
+    from quantplan.errors import BadValue
+    from quantplan.model import catalog
+    from quantplan.quant.presets import apply_preset
+
+    entry = catalog.find(facts.id) if facts.origin is FactsOrigin.CATALOG else None
+    if entry is not None and entry.only_presets:
+        return entry.only_presets
+    if all(tensor.type_name in ("F32", "F16", "BF16") for tensor in facts.tensors):
+        return quants
+    tried = dict.fromkeys((*quants, MIXTURE_PRESET))
+    good = tuple(q for q in tried if not apply_preset(facts.tensors, facts.metadata, q).requantized)
+    if not good:
+        why = "would quantize again what is quantized in the source, which llama-quantize refuses"
+        raise BadValue(what="presets", value=", ".join(tried), why=why)
+    return good
+
+
 def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
     """Memory of a candidate, with everything that does not depend on it worked out once a preset."""
-    driver = [DRIVER_CONTEXT] * len(host.gpus)
+    driver = [driver_context(gpu.product) for gpu in host.gpus]
     simd = repack_features(host)
 
     @cache
@@ -120,7 +141,7 @@ def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
         return prepare(facts, _tensors_at(facts, quant, own))
 
     @cache
-    def needs(setting: Setting) -> tuple[DeviceNeed, ...]:
+    def needs(setting: Setting) -> tuple[DeviceMemory, ...]:
         ctx = ContextParams(
             n_ctx=setting.n_ctx * setting.n_parallel, n_batch=setting.n_batch, n_ubatch=setting.n_ubatch,
             n_parallel=setting.n_parallel, kv_unified=setting.kv_unified, type_k=setting.type_k.upper(),
@@ -131,23 +152,9 @@ def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
             devices=tuple(gpu.name for gpu in gpus), n_gpu_layers=setting.n_gpu_layers if gpus else None,
             free_bytes=tuple(gpu.free_bytes for gpu in gpus) or None,
         )  # fmt: skip
-        found = estimate_memory(prepared(setting.quant), ctx, placement, simd=simd, driver=driver)
-        return tuple(
-            DeviceNeed(
-                name=device.name, model_bytes=device.model_bytes, context_bytes=device.context_bytes,
-                compute_bytes=device.compute_bytes, output_bytes=device.output_bytes,
-                overhead_bytes=device.overhead_bytes,
-            )
-            for device in found.devices
-        )  # fmt: skip
+        return estimate_memory(prepared(setting.quant), ctx, placement, simd=simd, driver=driver).devices
 
     return needs
-
-
-def repack_features(host: HostFacts) -> frozenset[str]:
-    """The instruction sets that decide which weights the engine repacks on this CPU."""
-    known = {"avx2": "avx2", "avx512f": "avx512"}
-    return frozenset(name for flag, name in known.items() if flag in host.cpu.simd)
 
 
 def _tensors_at(facts: ModelFacts, quant: str, own: str | None) -> tuple[TensorFacts, ...]:

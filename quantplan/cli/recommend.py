@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantplan.cli.options import emit, json_option
+from quantplan.cli.options import emit, hardware_option, json_option
 
 if TYPE_CHECKING:
     from quantplan.cli.planning import Planned
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 @click.option("--quant", "quants", multiple=True, metavar="PRESET", help="Consider only this preset (repeatable).")
 @click.option("--save", type=click.Path(dir_okay=False), help="Write the plan to this file.")
 @click.option("--explain", is_flag=True, help="Show the alternatives, what was rejected, and where numbers come from.")
+@hardware_option
 @click.option("--list-models", is_flag=True, help="List the models of the catalog and stop.")
 @json_option
 def command(
     model: str | None, n_ctx: int | None, n_parallel: int, quants: tuple[str, ...], save: str | None, explain: bool,
-    list_models: bool, as_json: bool,
+    machine: str | None, list_models: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """The quantization, context and layer offload for MODEL on this host, with memory by part and the reason.
+    """The quantization, context and layer offload for MODEL on this host or another, with memory by part and why.
 
     MODEL is a GGUF, a Hugging Face folder or config.json, the id of a catalog model (see --list-models),
     `org/name[@revision]` on the hub, a GGUF repository's file (`org/name:Q4_K_M`), or the address of a GGUF.
@@ -35,12 +36,12 @@ def command(
         return
     from quantplan.cli import planning
     from quantplan.cli.build_request import preset
-    from quantplan.hardware.detect import detect_host
+    from quantplan.hardware.host import host_for
     from quantplan.model.read import read_model
     from quantplan.planner.request import PRESETS, PlanRequest
 
     asked = tuple(dict.fromkeys(preset(quant) for quant in quants)) or PRESETS
-    facts, host = read_model(model), detect_host()
+    facts, host = read_model(model), host_for(machine)
     planned = planning.recommend(facts, host, PlanRequest(n_ctx=n_ctx, n_parallel=n_parallel, quants=asked))
     if save:
         from pathlib import Path

@@ -31,6 +31,7 @@ def command(
     from quantplan.artifact.store import find_artifact
     from quantplan.errors import ToolFailed
     from quantplan.llama.toolchain import find_toolchain, unified_per_slot
+    from quantplan.planner.plan import server_settings
     from quantplan.serving import launch
 
     found = find_artifact(artifact)
@@ -38,8 +39,9 @@ def command(
     launch.admit(found, allow_unvalidated=allow_unvalidated, say=say)
     plan = read_plan(plan_file or found.folder / "plan.json")
     tools = find_toolchain(explicit=llama)
-    settings = launch.settings_of(plan, found, host="127.0.0.1", port=port)
-    signal.signal(signal.SIGTERM, _interrupt)
+    settings = server_settings(plan, model=found.model.resolve(), port=port)
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where a shell started us in the background, SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         with launch.running_server(tools, settings, unified_per_slot=unified_per_slot(tools), log=_log) as running:
             _tell_ready(running, found, plan, tools, as_json=as_json)

@@ -23,7 +23,8 @@ from quantplan.places import cache_folder
 
 NEED_BYTES = 1_200_000_000  # measured: sdist 77 MB, tree 176 MB, CPU build 140 MB; CUDA objects are larger
 TREE = f"llama_cpp_python-{toolchain.SDIST_VERSION}/vendor/llama.cpp"
-_CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py", "LICENSE")
+# Kept beside the converter: the engine's own list of architectures, which the tables are checked against.
+_CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py", "LICENSE", "src/llama-arch.cpp")
 _BUILT = (*TOOLS, "mtmd")  # mtmd: the bindings want libmtmd beside libllama
 
 Say = Callable[[str], None]
@@ -242,6 +243,7 @@ def _finish(request: Request, partial: Path, final: Path, manifest: dict[str, ob
         if (tree / name).is_dir():
             shutil.copytree(tree / name, converter / name)
         else:
+            (converter / name).parent.mkdir(exist_ok=True)
             shutil.copy2(tree / name, converter / name)
     (ready / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     if final.exists():

@@ -57,16 +57,15 @@ def fit_params(program: Program, settings: MeasuredSettings) -> tuple[str, ...]:
 def measured_server(program: Program, settings: MeasuredSettings, *, host: str, port: int) -> tuple[str, ...]:
     """llama-server that prints every buffer and is ready without a warm-up."""
     slots = () if settings.n_parallel is None else ("--parallel", str(settings.n_parallel))
-    companions: tuple[str, ...] = tuple(
-        part
-        for flag, path in (("--mmproj", settings.mmproj), ("--model-draft", settings.draft))
-        if path is not None
-        for part in (flag, str(path))
-    )
+    mmproj = () if settings.mmproj is None else ("--mmproj", str(settings.mmproj))
+    # a projector reserves its graph only when it warms up (tools/mtmd/clip.cpp, 0c1e570)
+    warmup = ("--no-warmup",) if settings.mmproj is None else ()
+    # a draft model alone is loaded and never asked: the kind of drafting has to be named (common/arg.cpp, 0c1e570)
+    draft = () if settings.draft is None else ("--model-draft", str(settings.draft), "--spec-type", "draft-simple")
     return (
         *program, *_common(settings), *slots, "--kv-unified" if settings.kv_unified else "--no-kv-unified",
-        "--cache-ram", str(settings.cache_ram_mib), "--no-warmup", "--fit", "off", "--offline", "--no-ui",
-        "--log-verbosity", "4", "--log-colors", "off", "--host", host, "--port", str(port), *companions,
+        "--cache-ram", str(settings.cache_ram_mib), *warmup, "--fit", "off", "--offline", "--no-ui",
+        "--log-verbosity", "4", "--log-colors", "off", "--host", host, "--port", str(port), *mmproj, *draft,
         *(part for path in settings.lora for part in ("--lora", str(path))),
     )  # fmt: skip
 

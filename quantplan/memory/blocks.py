@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quantplan.memory.graph import Graph, Tensor
+from quantplan.memory.graph import F32, Graph, Tensor
 from quantplan.memory.graph_params import MASK_F16, MASK_F32, AttnInput, GraphParams, Weight
 from quantplan.model.facts import LayerFacts
 
@@ -24,6 +24,7 @@ class Blocks:
         self.g = Graph()
         self.weights, self.p, self.meta, self.cache_backends = weights, params, meta, cache_backends
         self.arch = str(meta["general.architecture"])
+        self.widest_v = 0  # elements of a transposed V cell: that of the widest layer
         self._made: dict[str, Tensor] = {}
 
     def number(self, key: str, default: float = 0) -> float:
@@ -184,7 +185,11 @@ class Blocks:
         if k is not None:
             rows = g.view(k, n_k, p.n_tokens)
             g.expand(g.into("SET_ROWS", cache_k, rows, inp.k_idxs, self._merged(cache_k)))
-        cache_v = cache_k if v_mla is not None else self.cache(at, "v", n_v, inp.n_kv, p.type_v)
+        cache_v = (
+            cache_k
+            if v_mla is not None
+            else self.cache(at, "v", n_v if p.flash_attn else max(n_v, self.widest_v), inp.n_kv, p.type_v)
+        )
         if v is not None and v_mla is None:
             self._store_v(cache_v, v, n_v, inp)
         out = self._mha(il, inp, layer, q, cache_k, cache_v, sinks=sinks, softcap=softcap, v_mla=v_mla)
@@ -204,9 +209,11 @@ class Blocks:
             g.expand(g.into("SET_ROWS", cache_v, rows, inp.v_idxs, self._merged(cache_v)))
             return
         # the cache holds V transposed: every element is a row of its own
-        strided = v.op == "VIEW" and v.nbytes != _nbytes_f32(v.ne)
+        strided = v.op == "VIEW" and v.nbytes != n_v * p.n_tokens * F32
         rows = g.make("CONT", (n_v, p.n_tokens), v) if strided else g.view(v, n_v, p.n_tokens, op="RESHAPE")
-        rows = g.view(rows, 1, n_v * p.n_tokens, op="RESHAPE")
+        if n_v < cache_v.ne[0]:
+            rows = g.make("PAD", (cache_v.ne[0], p.n_tokens), rows)
+        rows = g.view(rows, 1, rows.ne[0] * p.n_tokens, op="RESHAPE")
         target = g.view(cache_v, 1, cache_v.ne[0] * cache_v.ne[1] * cache_v.ne[2], op="RESHAPE")
         g.expand(g.into("SET_ROWS", cache_v, rows, inp.v_idxs, target))
 
@@ -287,10 +294,3 @@ class Blocks:
                 if act == "relu_sqr":
                     y = g.like("SQR", y)
         return self.linear(f"{prefix}ffn_down{suffix}", y)
-
-
-def _nbytes_f32(ne: tuple[int, ...]) -> int:
-    total = 4
-    for dim in ne:
-        total *= dim
-    return total

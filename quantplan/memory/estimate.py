@@ -7,20 +7,22 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
 
-from quantplan.errors import QuantplanError
 from quantplan.ggml_types import ggml_types
 from quantplan.memory.blocks import GraphParams
 from quantplan.memory.compute import GraphModel, Layout, Reservation, compute_bytes, layout_of
 from quantplan.memory.kv_cache import context_bytes
+from quantplan.memory.networks import PARTLY_BUILT
 from quantplan.memory.placement import KV_TYPES, ContextParams, Placement
 from quantplan.memory.weights import Part, Weights, parts_of, weight_bytes
 from quantplan.model.facts import ModelFacts, TensorFacts
-from quantplan.model.layer_rules import NO_MEMORY, UNMODELLED
+from quantplan.model.layer_rules import KNOWN_ARCHITECTURES, NO_MEMORY, UNMODELLED
 from quantplan.units import pad
 
 Reserve = Literal["server", "fit-params"]
 HOST = "Host"
 LOGIT_BYTES = 4
+# src/models/*.cpp: the head is made before the embedding, so without a mapped file the host holds both.
+_HEAD_FIRST = frozenset({"gemma3n", "gemma4"})
 # From so many tokens a slot on, the whole micro-batch's graph is larger than the single tokens' in every buffer: its
 # mask alone outweighs the attention scores of one token a slot (models have up to 128 heads).
 _DOMINATES = 128
@@ -31,14 +33,6 @@ class Origin(Enum):
 
     CALCULATED = "calculated"
     MEASURED = "measured"
-
-
-class NotModelled(QuantplanError):
-    """A model whose graph or context memory the arithmetic does not know: the engine can say it."""
-
-    def __init__(self, *, arch: str, what: str) -> None:
-        super().__init__(f"the {what} of architecture {arch!r} is not modelled; only the engine can say it")
-        self.arch, self.what = arch, what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +77,12 @@ class DeviceMemory:
         """What must be there at once. The prompt cache is not: it grows up to its limit while serving."""
         return (self.model_bytes + self.context_bytes + self.compute_bytes + self.output_bytes + self.overhead_bytes
                 + self.extra_bytes)  # fmt: skip
+
+    @property
+    def ready_anonymous_bytes(self) -> int:
+        """Anonymous memory that is resident once the server is ready: a compute buffer is reserved and not touched
+        before the first long prompt. The process itself comes on top (15 to 47 MiB, by the vocabulary's size)."""
+        return self.repacked_bytes + self.context_bytes + self.output_bytes
 
     @property
     def buffers_bytes(self) -> int:
@@ -159,7 +159,7 @@ def estimate_memory(
     context = context_bytes(facts.layers, ctx=ctx, n_swa=facts.n_swa, arch=facts.arch, backends=cache_backends,
                             n_backends=n_backends, sizes=model.kv_sizes)  # fmt: skip
     compute, known = _compute(model, ctx, placement, backends, cache_backends, reserve, whole_graph)
-    output = facts.n_vocab * LOGIT_BYTES * ctx.n_slots if reserve == "server" else 0
+    output = facts.n_vocab * LOGIT_BYTES * ctx.n_outputs if reserve == "server" else 0
     devices = [
         DeviceMemory(
             name=name, model_bytes=weights.by_backend[i], context_bytes=context[i], compute_bytes=compute[i],
@@ -168,8 +168,10 @@ def estimate_memory(
         for i, name in enumerate(placement.devices)
     ]  # fmt: skip
     repacked = weights.repacked_bytes if repacks else 0
+    twice = weights.duplicated_bytes if reserve == "fit-params" and facts.arch in _HEAD_FIRST else 0
     host = DeviceMemory(
-        name=HOST, model_bytes=weights.resident_bytes + repacked, context_bytes=context[-1], compute_bytes=compute[-1],
+        name=HOST, model_bytes=weights.resident_bytes + repacked + twice,
+        context_bytes=context[-1], compute_bytes=compute[-1],
         output_bytes=output, extra_bytes=_extra(extras, HOST), mapped_bytes=weights.mapped_bytes,
         repacked_bytes=repacked, prompt_cache_bytes=max(ctx.cache_ram_bytes, 0) if reserve == "server" else 0,
     )  # fmt: skip
@@ -226,7 +228,7 @@ def reservations(model: PreparedModel, ctx: ContextParams, placement: Placement,
     asked = min(ctx.n_ubatch_effective, ctx.n_cells * ctx.n_stream)
     n_tokens = pad(asked, n_seqs)
     quantized = {kind: model.kv_sizes[kind][0] > 1 for kind in (ctx.type_k, ctx.type_v)}
-    n_outputs = min(asked, ctx.n_slots) if reserve == "server" else min(asked, ctx.n_batch, ctx.n_ctx)
+    n_outputs = min(asked, ctx.n_outputs) if reserve == "server" else min(asked, ctx.n_batch, ctx.n_ctx)
     whole = GraphParams(
         n_tokens=n_tokens, n_seqs=n_seqs, n_outputs=n_outputs, n_kv=ctx.n_cells,
         n_kv_swa=ctx.n_cells_swa(facts.n_swa) if facts.n_swa else 0, n_stream=ctx.n_stream, flash_attn=ctx.flash_attn,
@@ -267,7 +269,10 @@ def _compute(
             peaks = [max(a, b) for a, b in zip(peaks, found, strict=True)]
     except (KeyError, IndexError):  # a tensor that this kind of network should have is not there
         return _lower_bound(model, ctx, n_backends), False
-    return peaks, True
+    known = model.facts.arch in KNOWN_ARCHITECTURES and model.facts.arch not in PARTLY_BUILT
+    return [
+        max(a, b) for a, b in zip(peaks, _lower_bound(model, ctx, n_backends), strict=True)
+    ] if not known else peaks, known
 
 
 def _lower_bound(model: PreparedModel, ctx: ContextParams, n_backends: int) -> list[int]:

@@ -17,6 +17,7 @@ KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "IQ4_NL", "Q5_0", "Q5_
 _PLAIN_TYPES = ("F32", "F16", "BF16")
 CELLS_PAD = 256  # src/llama-context.cpp: n_ctx and n_ctx_seq are padded to 256
 SERVER_SLOTS = 4  # tools/server/server.cpp: -np auto is 4 slots sharing one cache
+DRAFT_TOKENS = 3  # common/common.h, common_params_speculative_draft::n_max (commit 0c1e570)
 DEFAULT_CACHE_RAM_BYTES = 8192 * MIB  # common/common.h, cache_ram_mib
 
 
@@ -38,6 +39,7 @@ class ContextParams:
     swa_full: bool = False
     kv_offload: bool = True
     n_draft: int = 0  # tokens a draft may take back: they multiply the recurrent state
+    n_outputs_per_slot: int = 1  # tokens whose logits a slot keeps: with a draft, one more for each drafted token
     cache_ram_bytes: int = DEFAULT_CACHE_RAM_BYTES
 
     def __post_init__(self) -> None:
@@ -46,6 +48,7 @@ class ContextParams:
             ("batch", self.n_batch, 1),
             ("micro-batch", self.n_ubatch, 1),
             ("draft tokens", self.n_draft, 0),
+            ("outputs of a slot", self.n_outputs_per_slot, 1),
             ("prompt cache", self.cache_ram_bytes, -1),
         )
         for what, value, low in counts:
@@ -67,6 +70,11 @@ class ContextParams:
     @property
     def n_slots(self) -> int:
         return SERVER_SLOTS if self.n_parallel is None else self.n_parallel
+
+    @property
+    def n_outputs(self) -> int:
+        """Tokens of one batch whose logits are kept (common/speculative.cpp, get_output_limits)."""
+        return min(self.n_batch, self.n_slots * self.n_outputs_per_slot)
 
     @property
     def unified(self) -> bool:

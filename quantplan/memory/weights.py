@@ -102,13 +102,14 @@ class Weights:
     mapped_bytes: int  # the range of the file that stays mapped (`CPU_Mapped`)
     resident_bytes: int  # what of it is read on every step
     repacked_bytes: int  # interleaved copies (`CPU_REPACK`): anonymous memory
+    duplicated_bytes: int = 0  # the embedding once more as the head, both on the host
 
 
 def weight_bytes(parts: Sequence[Part], backends: Sequence[int], *, n_backends: int, simd: frozenset[str]) -> Weights:
     """Sums the tensors where `backends` puts them. `simd` are the CPU features of a host without GPU."""
     host = n_backends - 1
     sums = [0] * n_backends
-    resident = repacked = 0
+    resident = repacked = duplicated = 0
     first, last = -1, 0
     for part, backend in zip(parts, backends, strict=True):
         if backend != host:
@@ -119,8 +120,8 @@ def weight_bytes(parts: Sequence[Part], backends: Sequence[int], *, n_backends: 
             resident += pad(part.nbytes, HOST_ALIGN)
             first = part.offset if first < 0 else min(first, part.offset)
             last = max(last, part.offset + part.nbytes)
-        elif first < 0:  # pragma: no cover - the embedding itself always precedes its duplicate
-            first = part.offset
+        else:
+            duplicated += pad(part.nbytes, HOST_ALIGN)
     sums[host] = resident
     return Weights(by_backend=tuple(sums), mapped_bytes=max(last - max(first, 0), 0), resident_bytes=resident,
-                   repacked_bytes=repacked)  # fmt: skip
+                   repacked_bytes=repacked, duplicated_bytes=duplicated)  # fmt: skip

@@ -24,6 +24,7 @@ class CatalogEntry:
     config: Mapping[str, object]
     licence: str | None = None
     note: str | None = None  # how the hub's own files differ from the configuration
+    only_presets: tuple[str, ...] = ()  # what can be built of the hub's files, where that is not every preset
     folder: Path | None = None  # where the whole model ships with quantplan
 
 
@@ -40,6 +41,7 @@ def entries() -> tuple[CatalogEntry, ...]:
             config=row["config"],
             licence=row["licence"],
             note=row.get("note"),
+            only_presets=tuple(row.get("only_presets", ())),
         )
         for row in table["models"]
     )

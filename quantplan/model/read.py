@@ -105,6 +105,6 @@ def _facts_of_entry(entry: CatalogEntry, warnings: Sequence[str]) -> ModelFacts:
         origin=FactsOrigin.CATALOG,
         source=SourceFacts(repo=entry.id),
         licence=entry.licence,
-        warnings=(*warnings, *converted.warnings),
+        warnings=(*warnings, *([f"{entry.id}: {entry.note}"] if entry.note else []), *converted.warnings),
     )
     return replace(facts, has_chat_template=None)  # the catalog has configurations only

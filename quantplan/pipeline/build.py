@@ -260,7 +260,7 @@ def _finish(
             artifact_sha256=file.sha256, policy=gate.POLICY, verdict=judgement.verdict, metrics=judgement.metrics,
             tool={**engine, "settings": _told_settings(request.settings)}, host=request.host,
         ),
-        plan=request.make_plan(model, quant),
+        plan=_plan(request, model, quant, file),
         card=model_card(
             name=work.name, quant=quant, base_model=source.repo or source.name, licence=source.licence, file=file,
             engine=request.tools.build.label, verdict=judgement.verdict, reason=judgement.reason,
@@ -269,6 +269,11 @@ def _finish(
     )  # fmt: skip
     lay_out(model, final, contents)
     return Built(quant=quant, folder=final, file=file, judgement=judgement, fresh=True)
+
+
+def _plan(request: BuildRequest, model: Path, quant: str, file: FileEntry) -> Plan | None:
+    plan = request.make_plan(model, quant)
+    return replace(plan, source={**plan.source, "sha256": file.sha256}) if plan is not None else None
 
 
 def passed(built: tuple[Built, ...]) -> Verdict:

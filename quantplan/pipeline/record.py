@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quantplan.artifact.receipt import FileEntry, StepEntry, sha256_of, write_atomically
 
-if TYPE_CHECKING:
-    from quantplan.pipeline.steps import Step
-
 SCHEMA = "quantplan/run/1"
-
-
-def fingerprint(step: Step) -> str:
-    """Hash over name, argv, inputs by content, and the build of the tool: another one means another result."""
-    told = [step.name, step.shown_argv, [entry.sha256 for entry in step.inputs], step.tool_build]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 class Record:
@@ -37,21 +27,19 @@ class Record:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
 
-    def done(self, step: Step, output: Path) -> StepEntry | None:
-        """The finished entry of this very step when its output is still what it was."""
-        known = self._steps.get(step.output)
-        if not known or known["fingerprint"] != fingerprint(step) or not output.is_file():
+    def done(self, fingerprint: str, output: Path) -> StepEntry | None:
+        """The finished entry of a step with this fingerprint when its output is still what it was."""
+        known = self._steps.get(output.name)
+        if not known or known["fingerprint"] != fingerprint or not output.is_file():
             return None
         if self.entry(output).sha256 != known["sha256"]:
             return None
         return _entry(known["entry"])
 
-    def add(self, step: Step, entry: StepEntry, output: Path) -> None:
+    def add(self, fingerprint: str, entry: StepEntry, output: Path) -> None:
         """Remembers a finished step, on disk before it returns."""
         found = self.entry(output)
-        self._steps[step.output] = {
-            "fingerprint": fingerprint(step), "sha256": found.sha256, "entry": asdict(entry),
-        }  # fmt: skip
+        self._steps[output.name] = {"fingerprint": fingerprint, "sha256": found.sha256, "entry": asdict(entry)}
         self._write()
 
     def entry(self, path: Path, *, name: str | None = None) -> FileEntry:

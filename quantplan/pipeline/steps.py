@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantplan.artifact.receipt import FileEntry, StepEntry, sha256_of
+from quantplan.artifact.receipt import FileEntry, StepEntry
 from quantplan.errors import QuantplanError, ToolFailed
 from quantplan.llama.process import Runner
 from quantplan.pipeline.record import Record
@@ -33,6 +35,12 @@ class Step:
     progress: Callable[[str], str | None] | None = None
 
 
+def fingerprint(step: Step) -> str:
+    """Hash over name, argv, inputs by content, and the build of the tool: another one means another result."""
+    told = [step.name, step.shown_argv, [entry.sha256 for entry in step.inputs], step.tool_build]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
 Tell = Callable[[str, str], None]  # (step name, what happens)
 
 
@@ -42,7 +50,7 @@ def run_step(step: Step, *, folder: Path, record: Record, run: Runner, tell: Tel
     Raises ToolFailed naming the step; nothing is left under the final name then.
     """
     output = folder / step.output
-    known = record.done(step, output)
+    known = record.done(fingerprint(step), output)
     if known is not None:
         tell(step.name, "unchanged, skipped")
         return known
@@ -68,7 +76,7 @@ def run_step(step: Step, *, folder: Path, record: Record, run: Runner, tell: Tel
         name=step.name, argv=step.shown_argv, inputs=step.inputs, output=step.output,
         seconds=round(completed.seconds, 3), peak_rss_bytes=completed.peak_rss_bytes,
     )  # fmt: skip
-    record.add(step, entry, output)
+    record.add(fingerprint(step), entry, output)
     tell(step.name, f"done in {completed.seconds:.1f} s")
     return entry
 
@@ -116,6 +124,3 @@ class NotWhole(QuantplanError):
     def __init__(self, *, path: Path) -> None:
         super().__init__(f"{path.name.removesuffix(PARTIAL)}: the tool reported success and left no whole GGUF")
         self.path = str(path)
-
-
-__all__ = ["PARTIAL", "NotWhole", "Step", "Tell", "run_step", "sha256_of", "shown", "sync", "verify_gguf"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quantplan.artifact.plan_file import Figure, Margin, Plan, PlannedDevice, Quality
 from quantplan.llama import commands
+from quantplan.memory.estimate import HOST
 from quantplan.planner.request import Capacity, PlanRequest
-from quantplan.planner.search import HOST, Choice
+from quantplan.planner.search import Choice
+from quantplan.units import MIB
 
 SERVER_PORT = 8080
 
@@ -34,7 +36,7 @@ def make_plan(choice: Choice, context: Context) -> Plan:
     setting = choice.setting
     capacities = {capacity.name: capacity for capacity in context.capacities}
     gpus = [capacity for capacity in context.capacities if capacity.name != HOST]
-    return Plan(
+    plan = Plan(
         model=context.model,
         quant=setting.quant,
         source=context.source,
@@ -67,10 +69,11 @@ def make_plan(choice: Choice, context: Context) -> Plan:
             Margin(device=capacity.name, bytes=capacity.margin_bytes, why=capacity.margin_why)
             for capacity in context.capacities
         ),
-        argv=_argv(choice, context),
+        argv=(),
         host_fingerprint=context.host_fingerprint,
         made_at=context.made_at,
     )
+    return _with_argv(plan)
 
 
 def _split(gpus: Sequence[Capacity]) -> tuple[float, ...]:
@@ -121,27 +124,38 @@ def _quality(quant: str, published: Mapping[str, Any]) -> Quality | None:
     return Quality(kld_mean=found["kld_mean"], ppl_ratio=None, low=None, high=None, origin=origin)
 
 
-def _argv(choice: Choice, context: Context) -> tuple[str, ...]:
-    setting = choice.setting
-    gpus = [capacity for capacity in context.capacities if capacity.name != HOST]
-    settings = commands.ServerSettings(
-        model=Path(f"{context.model.rsplit('/', 1)[-1]}-{setting.quant}.gguf"),
-        alias=context.model,
-        host="127.0.0.1",
-        port=SERVER_PORT,
-        n_ctx_per_slot=setting.n_ctx,
-        n_parallel=setting.n_parallel,
-        kv_unified=setting.kv_unified,
-        type_k=setting.type_k,
-        type_v=setting.type_v,
-        flash_attn=setting.flash_attn,
-        n_batch=setting.n_batch,
-        n_ubatch=setting.n_ubatch,
-        n_gpu_layers=setting.n_gpu_layers,
-        threads=context.n_threads,
-        threads_batch=context.n_threads,
-        cache_ram_mib=context.request.cache_ram_bytes // 1024**2,
-        load_mode="mmap",
-        tensor_split=_split(gpus) if setting.n_gpu_layers else (),
+def server_settings(
+    plan: Plan, *, model: Path, host: str = "127.0.0.1", port: int = SERVER_PORT, api_key_file: Path | None = None
+) -> commands.ServerSettings:
+    """The plan as llama-server is told it."""
+    return commands.ServerSettings(
+        model=model,
+        alias=plan.model,
+        host=host,
+        port=port,
+        n_ctx_per_slot=plan.n_ctx_per_slot,
+        n_parallel=plan.n_parallel,
+        kv_unified=plan.kv_unified,
+        type_k=plan.type_k,
+        type_v=plan.type_v,
+        flash_attn=plan.flash_attn,
+        n_batch=plan.n_batch,
+        n_ubatch=plan.n_ubatch,
+        n_gpu_layers=plan.n_gpu_layers,
+        threads=plan.threads,
+        threads_batch=plan.threads_batch,
+        cache_ram_mib=plan.cache_ram_bytes // MIB,
+        load_mode=plan.load_mode,
+        tensor_split=plan.tensor_split,
+        n_cpu_moe=plan.n_cpu_moe,
+        override_tensor=plan.override_tensor,
+        numa=plan.numa,
+        cpu_range=plan.cpu_range,
+        mmproj=Path(plan.mmproj) if plan.mmproj else None,
+        api_key_file=api_key_file,
     )
-    return commands.server(("llama-server",), settings)
+
+
+def _with_argv(plan: Plan) -> Plan:
+    file = Path(f"{plan.model.rsplit('/', 1)[-1]}-{plan.quant}.gguf")
+    return replace(plan, argv=commands.server(("llama-server",), server_settings(plan, model=file)))

@@ -44,23 +44,6 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceNeed:
-    """Bytes of one candidate on one device, in the engine's parts. `mapped_bytes` of the model on the host are the
-    file's pages: reclaimable, but read again for every token when they do not stay."""
-
-    name: str
-    model_bytes: int
-    context_bytes: int
-    compute_bytes: int
-    output_bytes: int
-    overhead_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        return self.model_bytes + self.context_bytes + self.compute_bytes + self.output_bytes + self.overhead_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """What a device has, and what of it stays free for others, with the reason."""
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from quantplan.errors import BadValue, DoesNotFit
-from quantplan.planner.request import USUAL_N_CTX, Capacity, DeviceNeed, PlanRequest, Setting
+from quantplan.memory.estimate import HOST, DeviceMemory
+from quantplan.planner.request import USUAL_N_CTX, Capacity, PlanRequest, Setting
 from quantplan.units import format_mib
 
-MemoryOf = Callable[[Setting], tuple[DeviceNeed, ...]]
-HOST = "Host"
+MemoryOf = Callable[[Setting], tuple[DeviceMemory, ...]]
 _CONTEXT_STEPS = (4, 2, 1)  # times the usual context, as long as it costs neither preset nor offload
 
 
@@ -19,7 +19,7 @@ class Choice:
     """A candidate that fits, its memory, and why it was taken."""
 
     setting: Setting
-    needs: tuple[DeviceNeed, ...]
+    needs: tuple[DeviceMemory, ...]
     why: tuple[str, ...]
 
 
@@ -81,7 +81,7 @@ def _setting(request: PlanRequest, quant: str, n_ctx: int, n_gpu_layers: int) ->
     )  # fmt: skip
 
 
-def shortage(needs: Sequence[DeviceNeed], capacities: dict[str, Capacity]) -> tuple[DeviceNeed, Capacity] | None:
+def shortage(needs: Sequence[DeviceMemory], capacities: dict[str, Capacity]) -> tuple[DeviceMemory, Capacity] | None:
     """The first device that has less than is needed, or None when all fit."""
     for need in needs:
         capacity = capacities.get(need.name)

@@ -14,14 +14,15 @@ from quantplan.memory.estimate import (
     DriverContext,
     ExtraModel,
     MemoryEstimate,
-    PreparedModel,
     Reserve,
     estimate_memory,
     prepare,
 )  # fmt: skip
 from quantplan.memory.flash import flash_attention_works, is_latent
-from quantplan.memory.placement import DEFAULT_CACHE_RAM_BYTES, ContextParams, Placement
+from quantplan.memory.placement import DEFAULT_CACHE_RAM_BYTES, DRAFT_TOKENS, ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts, TensorFacts
+from quantplan.rehearsal.companions import Companions
+from quantplan.rehearsal.remedies import DeviceRoom, Remedy, fits_in, remedies_for
 
 ALL_IDIOMS = (99, 999, 9999)  # what people write for "every layer"
 
@@ -53,24 +54,6 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceRoom:
-    """A device's size and what of it is free. None where unknown."""
-
-    name: str
-    product: str
-    capacity_bytes: int | None
-    free_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remedy:
-    """One change that makes it fit."""
-
-    what: str  # n_ctx | n_gpu_layers | cache type
-    value: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """Memory against room, and what to change when it does not fit. `measured` is the engine's word, if asked."""
 
@@ -86,6 +69,7 @@ class Answer:
     warnings: tuple[str, ...] = ()
     measured: MemoryEstimate | None = None
     tensors: tuple[TensorFacts, ...] = field(default=(), repr=False)
+    companions: Companions = field(default_factory=Companions)
 
     def short_bytes(self, name: str) -> int:
         """What a device lacks (above 0), or has to spare (below 0)."""
@@ -118,6 +102,7 @@ def _device(memory: object, rooms: Mapping[str, DeviceRoom]) -> dict[str, object
         "overhead_bytes": memory.overhead_bytes, "extra_bytes": memory.extra_bytes,
         "total_bytes": memory.total_bytes, "mapped_bytes": memory.mapped_bytes,
         "repacked_bytes": memory.repacked_bytes, "prompt_cache_bytes": memory.prompt_cache_bytes,
+        "ready_anonymous_bytes": memory.ready_anonymous_bytes,
         "capacity_bytes": room.capacity_bytes if room else None, "free_bytes": room.free_bytes if room else None,
     }  # fmt: skip
 
@@ -140,12 +125,12 @@ def answer(facts: ModelFacts, host: HostFacts, question: Question, *, draft: Mod
         )  # fmt: skip
 
     memory = memory_of(ctx, placement, whole=True)
-    fits = _fits(memory, rooms)
-    remedies = () if fits else _remedies(prepared, ctx, placement, rooms, memory_of)
+    fits = fits_in(memory, rooms)
+    remedies = () if fits else remedies_for(prepared.facts.n_layer, ctx, placement, rooms, memory_of)
     return Answer(
         facts=facts, quant=quant, ctx=ctx, placement=placement, memory=memory, rooms=rooms, fits=fits,
         assumed=tuple(assumed), remedies=remedies, warnings=(*memory.warnings, *_cache_warning(memory, rooms)),
-        tensors=tensors,
+        tensors=tensors, companions=Companions(mmproj=question.mmproj, lora=question.lora, draft=draft),
     )  # fmt: skip
 
 
@@ -202,7 +187,7 @@ def _context(facts: ModelFacts, host: HostFacts, question: Question, assumed: li
         n_ctx=facts.n_ctx_train if question.n_ctx is None else question.n_ctx, n_batch=question.n_batch,
         n_ubatch=question.n_ubatch, n_parallel=n_parallel, kv_unified=question.kv_unified,
         type_k=question.type_k.upper(), type_v=question.type_v.upper(), flash_attn=flash, swa_full=question.swa_full,
-        cache_ram_bytes=cache_ram,
+        cache_ram_bytes=cache_ram, n_outputs_per_slot=1 + DRAFT_TOKENS if question.draft else 1,
     )  # fmt: skip
 
 
@@ -225,10 +210,6 @@ def _rooms(host: HostFacts) -> tuple[DeviceRoom, ...]:
     return (*gpus, ram)
 
 
-def _fits(memory: MemoryEstimate, rooms: Sequence[DeviceRoom]) -> bool:
-    return all(room.free_bytes is None or memory.device(room.name).total_bytes <= room.free_bytes for room in rooms)
-
-
 def _cache_warning(memory: MemoryEstimate, rooms: Sequence[DeviceRoom]) -> tuple[str, ...]:
     host, room = memory.device(HOST), rooms[-1]
     if room.free_bytes is None or host.total_bytes + host.prompt_cache_bytes <= room.free_bytes:
@@ -247,15 +228,19 @@ def _extras(
     extras = [ExtraModel(name=f"{kind} {path.name}", device=device, model_bytes=_size(path))
               for kind, path in files if path is not None]  # fmt: skip
     if draft is not None:
-        own = estimate_memory(
-            prepare(draft), replace(ctx, swa_full=False), Placement(devices=tuple(g.name for g in host.gpus))
-        )
+        own = estimate_memory(prepare(draft), _draft_context(ctx), Placement(devices=tuple(g.name for g in host.gpus)),
+                              simd=repack_features(host))  # fmt: skip
         extras += [
             ExtraModel(name=f"draft {draft.id}", device=d.name, model_bytes=d.model_bytes,
-                       context_bytes=d.context_bytes, compute_bytes=d.compute_bytes)
+                       context_bytes=d.context_bytes, compute_bytes=d.compute_bytes + d.output_bytes)
             for d in own.devices
         ]  # fmt: skip
     return tuple(extras)
+
+
+def _draft_context(ctx: ContextParams) -> ContextParams:
+    """The draft's context is the model's, with cache types of its own: f16 (common/common.h, commit 0c1e570)."""
+    return replace(ctx, type_k="F16", type_v="F16", n_outputs_per_slot=1)
 
 
 def _size(path: Path) -> int:
@@ -263,46 +248,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         raise BadValue(what="companion file", value=str(path), why="is not there") from None
-
-
-def _remedies(
-    prepared: PreparedModel, ctx: ContextParams, placement: Placement, rooms: Sequence[DeviceRoom], memory_of: object
-) -> tuple[Remedy, ...]:
-    """The largest context, the most layers and the first cache type with which it fits, each alone."""
-    assert callable(memory_of)
-
-    def works(one: ContextParams, where: Placement) -> bool:
-        return _fits(memory_of(one, where), rooms)
-
-    found: list[Remedy] = []
-    n_ctx = _largest(256, ctx.n_ctx - 1, 256, lambda n: works(replace(ctx, n_ctx=n), placement))
-    if n_ctx is not None:
-        found.append(Remedy(what="n_ctx", value=str(n_ctx)))
-    if placement.devices:
-        most = prepared.facts.n_layer if placement.n_gpu_layers is None else placement.n_gpu_layers - 1
-        layers = _largest(0, most, 1, lambda n: works(ctx, replace(placement, n_gpu_layers=n)))
-        if layers is not None:
-            found.append(Remedy(what="n_gpu_layers", value=str(layers)))
-    for kind in ("Q8_0", "Q4_0") if ctx.flash_attn else ():
-        if works(replace(ctx, type_k=kind, type_v=kind), placement):
-            found.append(Remedy(what="cache type", value=kind.lower()))
-            break
-    return tuple(found)
-
-
-def _largest(low: int, high: int, step: int, works: object) -> int | None:
-    """The largest multiple of `step` in [low, high] that works, where less always works when more does."""
-    assert callable(works)
-    first, last = -(-low // step), high // step
-    if last < first or not works(first * step):
-        return None
-    while first < last:
-        middle = (first + last + 1) // 2
-        if works(middle * step):
-            first = middle
-        else:
-            last = middle - 1
-    return first * step
 
 
 def estimate(
@@ -335,12 +280,22 @@ def ask_engine(found: Answer, *, llama: Path | None = None) -> Answer:
     from quantplan.rehearsal.engine_word import ask_fit_params, ask_server, weightless_file
 
     tools = find_toolchain(explicit=llama)
+    if found.placement.devices and tools.backend == "cpu":
+        why = "is not seen by the tools here, which can only speak for what this host has"
+        raise BadValue(what="device", value=found.placement.devices[0], why=why)
     server = found.memory.reserve == "server"
     for room in found.rooms if server else ():
         need = found.memory.device(room.name).total_bytes
         if room.free_bytes is not None and need > room.free_bytes:
             raise DoesNotFit(device=room.name, need_bytes=need, free_bytes=room.free_bytes, what="a real start")
-    with weightless_file(found.facts, found.tensors) as path:
+    beside = found.companions
+    with weightless_file(found.facts, found.tensors, synthetic=server and bool(beside)) as path:
         if server:
-            return replace(found, measured=ask_server(tools, path, found.ctx, found.placement).memory)
-        return replace(found, measured=ask_fit_params(tools, path, found.ctx, found.placement))
+            word = ask_server(tools, path, found.ctx, found.placement, companions=beside)
+            return replace(found, measured=word.memory)
+        told = ask_fit_params(tools, path, found.ctx, found.placement, companions=beside)
+    missing = [name for name in found.placement.devices if name not in {device.name for device in told.devices}]
+    if missing:
+        why = "is not seen by the tools here, which can only speak for what this host has"
+        raise BadValue(what="device", value=missing[0], why=why)
+    return replace(found, measured=told)

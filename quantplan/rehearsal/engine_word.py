@@ -16,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantplan.errors import QuantplanError, ToolFailed, ToolMissing
+from quantplan.errors import CannotExpress, ToolFailed, ToolMissing
 from quantplan.llama import measuring
-from quantplan.llama.output import BufferLine, parse_buffers
+from quantplan.llama.output import BufferLine
 from quantplan.llama.process import Runner, run_tool, start_tool, stop_tool
 from quantplan.llama.types import Toolchain
 from quantplan.memory.estimate import HOST, DeviceMemory, MemoryEstimate, Origin
 from quantplan.memory.placement import ContextParams, Placement
 from quantplan.model.facts import ModelFacts, TensorFacts
+from quantplan.rehearsal.companions import CompanionFiles, Companions, companion_files, own_and_companions
 from quantplan.rehearsal.holes import holes_folder, require_holes
 from quantplan.rehearsal.weightless import write_weightless
 from quantplan.units import MIB
@@ -31,14 +32,6 @@ from quantplan.units import MIB
 _ALL_LAYERS = 999
 _READY = re.compile(r"server is listening|main: model loaded|all slots are idle")
 _HOST_BUFFERS = ("CPU", "CPU_Mapped", "CPU_REPACK", "CUDA_Host", "ROCm_Host", "Vulkan_Host", "SYCL_Host")
-
-
-class CannotExpress(QuantplanError):
-    """llama-fit-params has no word for this; a real server start has."""
-
-    def __init__(self, *, what: Sequence[str]) -> None:
-        super().__init__(f"llama-fit-params cannot express {', '.join(what)}; only a real server start can answer")
-        self.what = tuple(what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,35 +60,37 @@ def weightless_file(
         path.unlink(missing_ok=True)
 
 
-def settings_of(model: Path, ctx: ContextParams, placement: Placement) -> measuring.MeasuredSettings:
+def settings_of(
+    model: Path, ctx: ContextParams, placement: Placement, files: CompanionFiles | None = None
+) -> measuring.MeasuredSettings:
     """The tools' flags of a configuration."""
+    beside = files or CompanionFiles()
     return measuring.MeasuredSettings(
         model=model, n_ctx=ctx.n_ctx, n_batch=ctx.n_batch, n_ubatch=ctx.n_ubatch, n_parallel=ctx.n_parallel,
         kv_unified=ctx.unified, type_k=ctx.type_k, type_v=ctx.type_v, flash_attn=ctx.flash_attn,
         n_gpu_layers=_ALL_LAYERS if placement.n_gpu_layers is None else placement.n_gpu_layers,
         swa_full=ctx.swa_full, kv_offload=ctx.kv_offload, tensor_split=placement.tensor_split or (),
         n_cpu_moe=placement.n_cpu_moe, cpu_moe=placement.cpu_moe, overrides=placement.overrides,
-        cache_ram_mib=max(ctx.cache_ram_bytes, 0) // MIB,
+        cache_ram_mib=max(ctx.cache_ram_bytes, 0) // MIB, mmproj=beside.mmproj, draft=beside.draft, lora=beside.lora,
     )  # fmt: skip
 
 
-def cannot_express(ctx: ContextParams, *, companions: bool = False) -> tuple[str, ...]:
+def cannot_express(ctx: ContextParams, companions: Companions | None = None) -> tuple[str, ...]:
     """What of a configuration llama-fit-params has no flag for."""
     said = []
     if ctx.unified and ctx.n_slots > 1:
         said.append("several slots sharing one cache")
     if ctx.n_draft:
         said.append("draft tokens")
-    if companions:
-        said.append("a projector, draft or adapter")
-    return tuple(said)
+    return (*said, *(companions.names if companions else ()))
 
 
 def ask_fit_params(
-    tools: Toolchain, model: Path, ctx: ContextParams, placement: Placement, *, run: Runner = run_tool
-) -> MemoryEstimate:
+    tools: Toolchain, model: Path, ctx: ContextParams, placement: Placement, *, companions: Companions | None = None,
+    run: Runner = run_tool,
+) -> MemoryEstimate:  # fmt: skip
     """llama-fit-params' word. Raises CannotExpress, ToolMissing, ToolFailed."""
-    said = cannot_express(ctx)
+    said = cannot_express(ctx, companions)
     if said:
         raise CannotExpress(what=said)
     argv = measuring.fit_params(_program(tools, "llama-fit-params"), settings_of(model, ctx, placement))
@@ -114,18 +109,47 @@ def ask_fit_params(
 
 
 def ask_server(
-    tools: Toolchain, model: Path, ctx: ContextParams, placement: Placement, *, timeout_s: float = 120
-) -> ServerWord:
+    tools: Toolchain, model: Path, ctx: ContextParams, placement: Placement, *, companions: Companions | None = None,
+    timeout_s: float = 120,
+) -> ServerWord:  # fmt: skip
     """A real llama-server start on the weightless model, stopped as soon as it is ready. Raises ToolFailed.
 
-    It allocates for real: the caller makes sure that it fits.
+    It allocates for real: the caller makes sure that it fits. With companions the model needs a vocabulary.
     """
-    settings = settings_of(model, ctx, placement)
+    beside = companions or Companions()
+    with companion_files(beside, folder=model.parent) as files:
+        settings = settings_of(model, ctx, placement, files)
+        argv = measuring.measured_server(_program(tools, "llama-server"), settings, host="127.0.0.1", port=free_port())
+        started = _start(argv, timeout_s)
+    own, _ = own_and_companions(started.lines)
+    if not started.ready or not own:
+        raise ToolFailed(step="start llama-server", argv=argv, returncode=started.returncode,
+                         last_lines=started.lines[-5:])  # fmt: skip
+    memory = MemoryEstimate(devices=devices_of(started.lines, placement), origin=Origin.MEASURED,
+                            reserve="server", engine_build=_build(tools))  # fmt: skip
+    return ServerWord(memory=memory, buffers=own, ready_s=started.took_s, rss_anon_bytes=started.rss_anon_bytes,
+                      lines=started.lines)  # fmt: skip
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    argv = measuring.measured_server(_program(tools, "llama-server"), settings, host="127.0.0.1", port=port)
-    started = time.monotonic()
+        return int(free.getsockname()[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Started:
+    ready: bool
+    returncode: int | None
+    took_s: float
+    rss_anon_bytes: int | None
+    lines: tuple[str, ...]
+
+
+def _start(argv: Sequence[str], timeout_s: float) -> _Started:
+    """Starts the server, waits until it is ready, stops it."""
+    began = time.monotonic()
     child = start_tool(argv, step="start llama-server")
     lines: list[str] = []
     ready = threading.Event()
@@ -134,9 +158,9 @@ def ask_server(
     try:
         for reader in readers:
             reader.start()
-        while not ready.wait(0.05) and child.poll() is None and time.monotonic() - started < timeout_s:
+        while not ready.wait(0.05) and child.poll() is None and time.monotonic() - began < timeout_s:
             pass
-        took = time.monotonic() - started
+        took = time.monotonic() - began
         anonymous = _rss_anon(child.pid) if ready.is_set() else None
     finally:
         returncode = stop_tool(child)
@@ -145,29 +169,31 @@ def ask_server(
         for pipe in (child.stdout, child.stderr):
             if pipe is not None:
                 pipe.close()
-    buffers = parse_buffers(lines)
-    if not ready.is_set() or not buffers:
-        raise ToolFailed(step="start llama-server", argv=argv, returncode=returncode, last_lines=tuple(lines[-5:]))
-    memory = MemoryEstimate(devices=devices_of(buffers, placement), origin=Origin.MEASURED, reserve="server",
-                            engine_build=_build(tools))  # fmt: skip
-    return ServerWord(memory=memory, buffers=buffers, ready_s=took, rss_anon_bytes=anonymous, lines=tuple(lines))
+    return _Started(ready=ready.is_set(), returncode=returncode, took_s=took, rss_anon_bytes=anonymous,
+                    lines=tuple(lines))  # fmt: skip
 
 
-def devices_of(buffers: Sequence[BufferLine], placement: Placement) -> tuple[DeviceMemory, ...]:
-    """The server's buffers by device: GPUs in the plan's order, then the host."""
+def devices_of(lines: Sequence[str], placement: Placement) -> tuple[DeviceMemory, ...]:
+    """The server's buffers by device: GPUs in the plan's order, then the host. Companions' are `extra_bytes`."""
+    buffers, beside = own_and_companions(lines)
 
     def total(names: Sequence[str], *kinds: str) -> int:
         return sum(b.n_bytes for b in buffers if b.device in names and b.kind in kinds)
 
+    def extra(names: Sequence[str]) -> int:
+        return sum(b.n_bytes for b in beside if b.device in names)
+
     gpus = [
         DeviceMemory(name=name, model_bytes=total((name,), "model"), context_bytes=total((name,), "KV", "RS"),
-                     compute_bytes=total((name,), "compute"), output_bytes=total((name,), "output"))
+                     compute_bytes=total((name,), "compute"), output_bytes=total((name,), "output"),
+                     extra_bytes=extra((name,)))
         for name in placement.devices
     ]  # fmt: skip
     repacked = total(("CPU_REPACK",), "model")
     host = DeviceMemory(
         name=HOST, model_bytes=total(_HOST_BUFFERS, "model"), context_bytes=total(_HOST_BUFFERS, "KV", "RS"),
         compute_bytes=total(_HOST_BUFFERS, "compute"), output_bytes=total(_HOST_BUFFERS, "output"),
+        extra_bytes=extra(_HOST_BUFFERS),
         mapped_bytes=total(("CPU_Mapped",), "model"), repacked_bytes=repacked,
     )  # fmt: skip
     return (*gpus, host)

@@ -7,21 +7,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from quantplan.errors import QuantplanError
+from quantplan.errors import HolesFilled
 from quantplan.units import MIB
 
 _PROBE_BYTES = 16 * MIB
 _BLOCK = 512  # st_blocks counts these
-
-
-class HolesFilled(QuantplanError):
-    """A filesystem on which a weightless model would take its whole size, on disk or in RAM."""
-
-    def __init__(self, *, path: str | Path, used_bytes: int, when: str) -> None:
-        became = f"{used_bytes // MIB} of {_PROBE_BYTES // MIB} MiB of an empty file became real"
-        why = "so a model without weights would take its full size there"
-        super().__init__(f"{path}: the filesystem fills holes when {when} ({became}), {why}")
-        self.path, self.used_bytes, self.when = str(path), used_bytes, when
 
 
 def require_holes(folder: Path) -> None:
@@ -39,7 +29,7 @@ def require_holes(folder: Path) -> None:
 def _check(folder: Path, descriptor: int, when: str) -> None:
     used = os.fstat(descriptor).st_blocks * _BLOCK
     if used > MIB:
-        raise HolesFilled(path=folder, used_bytes=used, when=when)
+        raise HolesFilled(path=folder, used_bytes=used, probe_bytes=_PROBE_BYTES, when=when)
 
 
 def holes_folder() -> Path:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 import urllib.request
@@ -20,13 +19,13 @@ from pathlib import Path
 
 from quantplan.errors import DoesNotFit, NoDiskSpace, ToolFailed, ToolMissing
 from quantplan.llama import measuring
-from quantplan.llama.output import parse_buffers
 from quantplan.llama.process import start_tool, stop_tool
 from quantplan.llama.types import Toolchain
 from quantplan.memory.estimate import HOST, DeviceMemory, MemoryEstimate, Origin
 from quantplan.rehearsal.ask import Answer
 from quantplan.rehearsal.cgroup_limit import limited
-from quantplan.rehearsal.engine_word import devices_of, settings_of, weightless_file
+from quantplan.rehearsal.companions import CompanionFiles, companion_files
+from quantplan.rehearsal.engine_word import devices_of, free_port, settings_of, weightless_file
 from quantplan.rehearsal.holes import holes_folder, remove_leftovers
 from quantplan.rehearsal.watch import Watch
 from quantplan.units import MIB
@@ -110,10 +109,13 @@ def rehearse(
     need = check_room(answer)
     place = folder or holes_folder()
     remove_leftovers(place)
-    with weightless_file(answer.facts, answer.tensors, synthetic=True, folder=place) as path:
+    with (
+        weightless_file(answer.facts, answer.tensors, synthetic=True, folder=place) as path,
+        companion_files(answer.companions, folder=place) as files,
+    ):
         if random:
             fill_with_random(path)
-        return _run(answer, tools, path, need, random, n_prompt, n_decode, disk_bytes_per_s, timeout_s)
+        return _run(answer, tools, path, files, need, random, n_prompt, n_decode, disk_bytes_per_s, timeout_s)
 
 
 def fill_with_random(path: Path) -> None:
@@ -136,21 +138,21 @@ def _header_end(path: Path) -> int:
 
 
 def _run(
-    answer: Answer, tools: Toolchain, path: Path, need: int, random: bool, n_prompt: int, n_decode: int,
-    disk_bytes_per_s: int | None, timeout_s: float,
+    answer: Answer, tools: Toolchain, path: Path, files: CompanionFiles, need: int, random: bool,
+    n_prompt: int, n_decode: int, disk_bytes_per_s: int | None, timeout_s: float,
 ) -> Rehearsal:  # fmt: skip
     program = tools.programs.get("llama-server")
     if program is None:
         raise ToolMissing(tool="llama-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = settings_of(path, answer.ctx, answer.placement)
+    port = free_port()
+    settings = settings_of(path, answer.ctx, answer.placement, files)
     argv = measuring.measured_server(program, settings, host="127.0.0.1", port=port)
     size = path.stat().st_size
     notes: list[str] = []
     with limited(need + need // 4) as group, _server(argv, timeout_s) as (watch, ready_s):
-        path.unlink(missing_ok=True)  # the server has it mapped: nothing is left behind even when we are killed
+        for mapped in (path, files.draft):  # the server has them mapped: nothing stays even when we are killed
+            if mapped is not None:
+                mapped.unlink(missing_ok=True)
         limit = group.admit(watch.pid)
         if limit is None:
             notes.append(f"no memory limit: {group.why}")
@@ -158,7 +160,7 @@ def _run(
         watch.look(gpus=bool(answer.placement.devices))
         lines = watch.lines
         peaks = watch.peaks()
-    memory = MemoryEstimate(devices=devices_of(parse_buffers(lines), answer.placement), origin=Origin.MEASURED,
+    memory = MemoryEstimate(devices=devices_of(lines, answer.placement), origin=Origin.MEASURED,
                             reserve="server", engine_build=tools.build.label)  # fmt: skip
     notes.append(
         "weights are random" if random else "weights are all zero: a mixture picks the same experts every time"

@@ -13,15 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from quantplan.artifact.plan_file import Plan
 from quantplan.artifact.store import Artifact, check_files, gate_objection
 from quantplan.errors import BadArtifact, PortInUse, QuantplanError, ToolFailed
 from quantplan.llama import commands
 from quantplan.llama.process import start_tool, stop_tool
 from quantplan.llama.types import Toolchain
-from quantplan.units import MIB
 
 _POLL_S = 0.1
 _STOP_GRACE_S = 10.0
@@ -51,38 +48,6 @@ def admit(artifact: Artifact, *, allow_unvalidated: bool, say: Say) -> None:
     if not allow_unvalidated:
         raise BadArtifact(path=artifact.folder, why=objection)
     say(f"WARNING: serving an artifact that is not validated, as asked: {objection}")
-
-
-def settings_of(
-    plan: Plan, artifact: Artifact, *, host: str, port: int, api_key_file: Path | None = None
-) -> commands.ServerSettings:
-    """The plan as the server's settings, for the artifact's own file."""
-    return commands.ServerSettings(
-        model=artifact.model.resolve(),
-        alias=plan.model,
-        host=host,
-        port=port,
-        n_ctx_per_slot=plan.n_ctx_per_slot,
-        n_parallel=plan.n_parallel,
-        kv_unified=plan.kv_unified,
-        type_k=plan.type_k,
-        type_v=plan.type_v,
-        flash_attn=plan.flash_attn,
-        n_batch=plan.n_batch,
-        n_ubatch=plan.n_ubatch,
-        n_gpu_layers=plan.n_gpu_layers,
-        threads=plan.threads,
-        threads_batch=plan.threads_batch,
-        cache_ram_mib=plan.cache_ram_bytes // MIB,
-        load_mode=plan.load_mode,
-        tensor_split=plan.tensor_split,
-        n_cpu_moe=plan.n_cpu_moe,
-        override_tensor=plan.override_tensor,
-        numa=plan.numa,
-        cpu_range=plan.cpu_range,
-        mmproj=Path(plan.mmproj) if plan.mmproj else None,
-        api_key_file=api_key_file,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import pytest
 import quantplan
 from quantplan.cli.main import main
 from quantplan.errors import ExitCode
+from quantplan.llama.types import Toolchain
 
 CARD = ("--hardware", "RTX4090")
 
@@ -98,3 +99,26 @@ def test_python_gives_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "Qwen/Qwen3-0.6B", *CARD, "--ctx", "4096", "--json")
     devices = json.loads(out)["data"]["devices"]
     assert [d.total_bytes for d in answer.memory.devices] == [d["total_bytes"] for d in devices]
+
+
+@pytest.mark.tools
+def test_the_engine_cannot_speak_for_another_machine(toolchain: Toolchain, capsys: pytest.CaptureFixture[str]) -> None:
+    if toolchain.backend != "cpu":
+        pytest.skip("the tools here see GPUs of their own")
+    code, _, err = run(capsys, "Qwen/Qwen3-0.6B", *CARD, "--ctx", "4096", "--engine")
+    assert code == ExitCode.USAGE
+    assert "CUDA0" in err
+
+
+@pytest.mark.tools
+def test_the_engine_and_the_arithmetic_side_by_side(toolchain: Toolchain, capsys: pytest.CaptureFixture[str]) -> None:
+    if toolchain.backend != "cpu":
+        pytest.skip("the tools here see GPUs of their own")
+    options = ("--quant", "Q4_K_M", "--ctx", "4096", "--parallel", "1", "--as", "fit-params", "--n-gpu-layers", "0")
+    code, out, _ = run(capsys, "Qwen/Qwen3-0.6B", *options, "--compare", "--json")
+    data = json.loads(out)["data"]
+    assert (code, data["origin"], data["as"]) == (ExitCode.OK, "measured", "fit-params")
+    assert data["engine_build"]
+    for told, own in zip(data["devices"], data["calculated"], strict=True):
+        for part in ("model_bytes", "context_bytes", "compute_bytes"):
+            assert told[part] // 1024**2 == own[part] // 1024**2, part

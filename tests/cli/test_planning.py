@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,3 +74,15 @@ def test_context_grows_with_slots(slots: int) -> None:
     plan = planned(host(ram=64), n_ctx=4096, n_parallel=slots).plan
     assert sum(device.context_bytes for device in plan.memory) == slots * 512 * MIB
     assert plan.kv_unified is (slots > 1)
+
+
+def test_a_finished_16_bit_file_is_planned_for_as_it_is(tmp_path: Path) -> None:
+    from quantplan.cli.planning import plan_file
+    from quantplan.llama.self_test import write_tiny_model
+
+    write_tiny_model(tmp_path / "tiny.gguf")
+    plan = plan_file(tmp_path / "tiny.gguf", quant="F32", host=host(), name="tiny")
+    assert plan.quant == "F32"
+    assert plan.model == "tiny"
+    n_bytes = (tmp_path / "tiny.gguf").stat().st_size
+    assert 0.98 * n_bytes < plan.memory[0].model_bytes <= n_bytes

@@ -80,6 +80,9 @@ def test_the_artifact_folder(built: Path) -> None:
     assert str(Path.home()) not in text
     assert [step["name"] for step in receipt["steps"]][:2] == ["convert", "quantize Q4_K_M"]
     assert {entry["name"] for entry in receipt["texts"]} == {"prose", "code", "chat", "language", "sums"}
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["source"]["sha256"] == receipt["files"][0]["sha256"]
+    assert plan["quant"] == "Q4_K_M"
     card = (folder / "README.md").read_text()
     assert "base_model_relation: quantized" in card
     assert "verdict: **pass**" in card
@@ -129,7 +132,11 @@ def test_serve_completes_as_the_bindings_do(built: Path, toolchain: Any) -> None
         assert f"--port {port + 1}" in busy.stderr
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        try:
+            stopped = server.wait(timeout=30)
+        finally:
+            server.kill()
+        assert stopped == 0
         assert server.stdout is not None
         server.stdout.close()
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

@@ -45,7 +45,7 @@ def sdist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("QUANTPLAN_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "llama.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        for name in ("convert_hf_to_gguf.py", "conversion/base.py", "gguf-py/gguf.py", "LICENSE", "CMakeLists.txt"):
+        for name in ("convert_hf_to_gguf.py", "conversion/base.py", "gguf-py/gguf.py", "LICENSE", "src/llama-arch.cpp"):
             entry = tarfile.TarInfo(f"{install.TREE}/{name}")
             archive.addfile(entry, io.BytesIO(b""))
     monkeypatch.setattr(toolchain, "SDIST_SHA256", fetch.sha256(path))

@@ -7,21 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantplan.errors import BadValue, DoesNotFit
-from quantplan.planner.request import PRESETS, Capacity, DeviceNeed, PlanRequest, Setting
+from quantplan.memory.estimate import DeviceMemory
+from quantplan.planner.request import PRESETS, Capacity, PlanRequest, Setting
 from quantplan.planner.search import Found, search, shortage
 from quantplan.units import MIB
 
 SHARE = {"Q8_0": 100, "Q6_K": 77, "Q5_K_M": 67, "Q4_K_M": 57, "Q3_K_M": 46, "Q2_K": 37}
 
 
-def memory_of(setting: Setting) -> tuple[DeviceNeed, ...]:
+def memory_of(setting: Setting) -> tuple[DeviceMemory, ...]:
     share = SHARE[setting.quant] * MIB
     on_gpu = min(setting.n_gpu_layers, 11)
     cells = setting.n_ctx * setting.n_parallel
     kv = cells * 2048
-    gpu = DeviceNeed(name="CUDA0", model_bytes=on_gpu * share, context_bytes=kv * on_gpu // 11,
+    gpu = DeviceMemory(name="CUDA0", model_bytes=on_gpu * share, context_bytes=kv * on_gpu // 11,
                      compute_bytes=30 * MIB if on_gpu else 0, output_bytes=0, overhead_bytes=0)  # fmt: skip
-    host = DeviceNeed(name="Host", model_bytes=(11 - on_gpu) * share + share // 2,
+    host = DeviceMemory(name="Host", model_bytes=(11 - on_gpu) * share + share // 2,
                       context_bytes=kv - kv * on_gpu // 11, compute_bytes=10 * MIB, output_bytes=MIB,
                       overhead_bytes=0)  # fmt: skip
     return (gpu, host) if setting.n_gpu_layers else (host,)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from quantplan.errors import CannotExpress, HolesFilled
 from quantplan.llama.types import Toolchain
 from quantplan.memory.estimate import HOST, Origin, estimate_memory, prepare
 from quantplan.memory.placement import ContextParams, Placement
@@ -14,8 +15,8 @@ from quantplan.model.facts import FactsOrigin, ModelFacts, TensorFacts
 from quantplan.model.gguf_facts import facts_from_metadata
 from quantplan.model.hf_config import header_from_config
 from quantplan.quant.presets import apply_preset
-from quantplan.rehearsal.engine_word import CannotExpress, ask_fit_params, ask_server, weightless_file
-from quantplan.rehearsal.holes import HolesFilled, require_holes
+from quantplan.rehearsal.engine_word import ask_fit_params, ask_server, weightless_file
+from quantplan.rehearsal.holes import require_holes
 from quantplan.units import MIB
 
 HOST_ONLY = Placement()
@@ -79,36 +80,41 @@ def test_fit_params_accepts_every_model_of_the_catalog(toolchain: Toolchain, tmp
     assert wrong == []
 
 
+SPLIT_4K = ContextParams(n_ctx=4096, n_parallel=2, kv_unified=False, cache_ram_bytes=0)
+UNIFIED_4K = ContextParams(n_ctx=4096, cache_ram_bytes=0)
+SPLIT_16K = ContextParams(n_ctx=16384, n_parallel=2, kv_unified=False, cache_ram_bytes=0)
+UNIFIED_16K = ContextParams(n_ctx=16384, cache_ram_bytes=0)
+ALL_STARTS = [(quant, ctx) for quant in ("Q4_K_M", "Q8_0", "Q4_0") for ctx in (SPLIT_4K, UNIFIED_16K)]
+# each preset, context length and way of sharing once a model: a start takes seconds
+SOME_STARTS = [("Q4_K_M", UNIFIED_16K), ("Q8_0", SPLIT_16K), ("Q4_0", UNIFIED_4K)]
+
+
 @pytest.mark.tools
-@pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize(
-    "ctx",
-    [
-        ContextParams(n_ctx=4096, n_parallel=2, kv_unified=False, cache_ram_bytes=0),
-        ContextParams(n_ctx=16384, cache_ram_bytes=0),
-    ],
-    ids=["4k split", "16k unified"],
+    ("name", "starts"),
+    [("Llama-3.2-1B", ALL_STARTS)]
+    + [(name, SOME_STARTS) for name in ("Llama-3.2-3B", "SmolLM3-3B", "Qwen3-0.6B", "Gemma-3-1B", "LFM2-1.2B")],
 )
 def test_a_cpu_server_takes_what_was_calculated(
-    quant: str, ctx: ContextParams, toolchain: Toolchain, tmp_path: Path
+    name: str, starts: list[tuple[str, ContextParams]], toolchain: Toolchain, tmp_path: Path
 ) -> None:
     from quantplan.hardware.detect import detect_host
     from quantplan.rehearsal.ask import repack_features
 
-    facts = facts_of("Llama-3.2-1B")
-    tensors = at(facts, quant)
+    facts = facts_of(name)
     simd = repack_features(detect_host())
-    said = estimate_memory(prepare(facts, tensors), ctx, HOST_ONLY, simd=simd, whole_graph=True).device(HOST)
-    with weightless_file(facts, tensors, synthetic=True, folder=tmp_path) as file:
-        word = ask_server(toolchain, file, ctx, HOST_ONLY)
-    told = word.memory.device(HOST)
-    assert abs(said.mapped_bytes - told.mapped_bytes) < MIB
-    assert abs(said.repacked_bytes - told.repacked_bytes) < MIB
-    assert abs(said.context_bytes - told.context_bytes) < MIB
-    assert abs(said.compute_bytes - told.compute_bytes) < max(8 * MIB, told.compute_bytes // 20)
-    anonymous = said.repacked_bytes + said.context_bytes + said.compute_bytes + said.output_bytes
-    assert word.rss_anon_bytes is not None
-    assert abs(anonymous - word.rss_anon_bytes) < 64 * MIB
+    for quant, ctx in starts:
+        tensors = at(facts, quant)
+        said = estimate_memory(prepare(facts, tensors), ctx, HOST_ONLY, simd=simd, whole_graph=True).device(HOST)
+        with weightless_file(facts, tensors, synthetic=True, folder=tmp_path) as file:
+            word = ask_server(toolchain, file, ctx, HOST_ONLY)
+        told = word.memory.device(HOST)
+        what = (quant, ctx.n_ctx, ctx.unified)
+        for part in ("mapped_bytes", "repacked_bytes", "context_bytes"):
+            assert abs(getattr(said, part) - getattr(told, part)) < MIB, (what, part)
+        assert abs(said.compute_bytes - told.compute_bytes) < max(8 * MIB, told.compute_bytes // 20), what
+        assert word.rss_anon_bytes is not None
+        assert abs(said.ready_anonymous_bytes - word.rss_anon_bytes) < 64 * MIB, what
 
 
 def test_what_fit_params_cannot_express_is_our_error(tmp_path: Path) -> None:
