@@ -75,9 +75,9 @@ def write_safetensors_hole(path: Path, tensors: Sequence[SafetensorsTensor]) -> 
 
 
 def read_any_model(model: str) -> ModelFacts:
-    """read_model; for a checkpoint of an architecture that our tables do not know, the converter's word on it.
+    """read_model; for a checkpoint of an architecture that our tables do not know, the converter's word where it is here.
 
-    Raises what read_model raises, and where the converter has to be asked ToolMissing and ToolFailed.
+    Raises what read_model raises, and ToolFailed where the converter refuses it too.
     """
     from quantplan.errors import UnsupportedArchitecture
     from quantplan.model import catalog
@@ -90,4 +90,10 @@ def read_any_model(model: str) -> ModelFacts:
     except UnsupportedArchitecture:
         if not isinstance(found, CheckpointModel) or found.tensors is None:
             raise
-        return facts_through_converter(found, tree=converter_tree())
+        try:
+            tree = converter_tree()
+        except ToolMissing:
+            tree = None
+        if tree is None:
+            raise
+        return facts_through_converter(found, tree=tree)
