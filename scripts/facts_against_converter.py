@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from quantplan.errors import ToolFailed
 from quantplan.llama.toolchain import find_toolchain
 from quantplan.llama.types import Toolchain
@@ -33,10 +32,14 @@ from quantplan.rehearsal.engine_word import ask_fit_params
 from quantplan.rehearsal.weightless import write_weightless
 from quantplan.units import MIB
 
+ROOT = Path(__file__).resolve().parent.parent
 CONTEXTS = (
     ContextParams(n_ctx=8192, n_parallel=1),
     ContextParams(n_ctx=4096, n_parallel=2, kv_unified=False, type_k="Q8_0", type_v="Q8_0"),
 )
+# transformers 5 writes these two otherwise than the hub's config.json, which is the spelling that the converter reads.
+# From its own spelling the converter makes files that llama-fit-params refuses; ours are made from that spelling here.
+_LAYERS = {"linear_attention": "mamba", "full_attention": "attention"}
 _NOISE = re.compile(r"^\S*\d+\.\d+\.\d+\.\d+ |'[^']*\.gguf'|\S+\.gguf")
 
 
@@ -78,6 +81,15 @@ def compare(tools: Toolchain, name: str, config: dict[str, Any], converters: Pat
         ours.unlink()
 
 
+def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in the hub's spelling."""
+    if config["model_type"] == "minimax_m2":
+        return {"scoring_func": "sigmoid", **config}
+    if config["model_type"] == "granitemoehybrid":
+        return {**config, "layer_types": [_LAYERS.get(kind, kind) for kind in config["layer_types"]]}
+    return config
+
+
 def converted(entries: Sequence[dict[str, Any]], folder: Path, *, tree: Path) -> None:
     """The converter's weightless files, in a process of its own: it brings its own gguf."""
     configs = folder / "configs.json"
@@ -101,13 +113,15 @@ def main() -> int:
     parser.add_argument("--tree", type=Path, default=os.environ.get("QUANTPLAN_LLAMA_TREE"), help="the pinned tree")
     parser.add_argument("--models", type=Path, help="a list of {name, config}; left out, the catalog")
     parser.add_argument("--only", action="append", help="a name (repeatable)")
+    parser.add_argument("--as-transformers", action="store_true", help="no hub's spelling, not even for the two")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     tools, wrong = find_toolchain(), 0
     entries = entries_of(args.models, args.only)
     with tempfile.TemporaryDirectory(prefix="quantplan-") as name:
         folder = Path(name)
-        converted(entries, folder, tree=args.tree)
+        spelled = as_on_the_hub if not args.as_transformers else dict
+        converted([{**e, "config": spelled(e["config"])} for e in entries], folder, tree=args.tree)
         for entry in entries:
             file = folder / f"{entry['name']}.gguf"
             if not file.is_file():

@@ -92,7 +92,11 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.BadModelFile, "check the path, or download the file again"),
     (errors.UnsupportedQuantization, "name the checkpoint it was quantized from, or a GGUF of it"),
     (errors.BadConfig, "compare config.json with the one of the model's repository"),
-    (errors.UnsupportedArchitecture, "quantplan toolchain status shows the pinned build and what it converts"),
+    (
+        errors.UnsupportedArchitecture,
+        "quantplan toolchain status shows the pinned build and what it converts; to let "
+        "estimate ask the converter itself: quantplan toolchain install --converter",
+    ),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),

@@ -10,6 +10,8 @@ import click
 from quantplan.cli.memory_options import memory_options
 from quantplan.cli.options import emit, json_option
 
+_UNMEASURED = "the time to load is not predicted: measure this disk first with: quantplan hardware --measure"
+
 
 @click.command("rehearse", epilog="Example: quantplan rehearse Qwen/Qwen3-0.6B --quant Q4_K_M --ctx 4096")
 @click.argument("model")
@@ -25,6 +27,7 @@ def command(model: str, random: bool, n_prompt: int, n_decode: int, llama: Path 
     ready and speed are measured and compared with the plan. Nothing is downloaded; nothing is left behind.
     """
     from quantplan.hardware.detect import detect_host
+    from quantplan.hardware.measure import read_measured
     from quantplan.llama.toolchain import find_toolchain
     from quantplan.rehearsal.ask import estimate
     from quantplan.rehearsal.rehearse import rehearse
@@ -32,5 +35,7 @@ def command(model: str, random: bool, n_prompt: int, n_decode: int, llama: Path 
 
     tools, host = find_toolchain(explicit=llama), detect_host()
     answer = estimate(model, hardware=host, **question)
-    found = rehearse(answer, tools, random=random, n_prompt=n_prompt, n_decode=n_decode)
-    emit("rehearse", found, as_json=as_json, text=rehearsal_text(found), warnings=answer.warnings)
+    disk = next((item.bytes_per_s for item in read_measured(host) if item.what == "disk"), None)
+    found = rehearse(answer, tools, random=random, n_prompt=n_prompt, n_decode=n_decode, disk_bytes_per_s=disk)
+    unmeasured = () if disk else (_UNMEASURED,)
+    emit("rehearse", found, as_json=as_json, text=rehearsal_text(found), warnings=(*answer.warnings, *unmeasured))

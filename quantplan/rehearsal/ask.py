@@ -264,12 +264,12 @@ def estimate(
     """
     from quantplan.hardware.detect import detect_host
     from quantplan.hardware.profiles import load_profile
-    from quantplan.model.read import read_model
+    from quantplan.rehearsal.through_converter import read_any_model
 
     asked = Question(**question)  # type: ignore[arg-type]
     host = hardware if isinstance(hardware, HostFacts) else load_profile(hardware) if hardware else detect_host()
-    draft = read_model(asked.draft) if asked.draft else None
-    found = answer(read_model(model), host, asked, draft=draft)
+    draft = read_any_model(asked.draft) if asked.draft else None
+    found = answer(read_any_model(model), host, asked, draft=draft)
     return ask_engine(found, llama=llama) if engine else found
 
 

@@ -42,6 +42,15 @@ def test_a_model_is_found_by_id_bare_name_and_alias_in_any_case(name: str) -> No
     assert entry.id == "meta-llama/Llama-3.1-8B-Instruct"
 
 
+@pytest.mark.parametrize("entry", catalog.entries(), ids=lambda entry: entry.id)
+def test_every_model_is_found_by_each_of_its_names(entry: catalog.CatalogEntry) -> None:
+    for name in (entry.id, entry.name, entry.id.rpartition("/")[2], *entry.aliases):
+        for written in (name, name.lower(), name.upper()):
+            found = catalog.find(written)
+            assert found is not None, written
+            assert found.id == entry.id, written
+
+
 def test_what_is_not_there_is_not_guessed() -> None:
     assert catalog.find("llama") is None
     assert catalog.find("") is None

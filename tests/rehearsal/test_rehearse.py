@@ -17,9 +17,11 @@ from quantplan.errors import DoesNotFit
 from quantplan.hardware.detect import detect_host
 from quantplan.llama.types import Toolchain
 from quantplan.memory.estimate import HOST
+from quantplan.model.facts import TensorFacts
 from quantplan.rehearsal.ask import Answer, Question, estimate
 from quantplan.rehearsal.holes import remove_leftovers
-from quantplan.rehearsal.rehearse import check_room, rehearse
+from quantplan.rehearsal.rehearse import check_room, fill_with_random, rehearse
+from quantplan.rehearsal.weightless import tensor_bytes, write_weightless
 from quantplan.units import MIB
 
 MODEL = "Qwen/Qwen3-0.6B"
@@ -45,6 +47,32 @@ def test_what_was_planned_is_what_is_taken(toolchain: Toolchain, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
     assert found.weights == "zeros"
     json.dumps(found.to_json()["notes"])
+
+
+@pytest.mark.tools
+def test_random_weights_and_a_measured_disk(toolchain: Toolchain, tmp_path: Path) -> None:
+    host = replace(detect_host(), gpus=())
+    answer = estimate("quantplan-tiny", hardware=host, n_ctx=512, cache_ram_bytes=0)
+    found = rehearse(answer, toolchain, random=True, n_prompt=8, n_decode=2, disk_bytes_per_s=MIB, folder=tmp_path)
+    assert found.weights == "random"
+    assert found.speed is not None
+    assert found.speed.n_decoded == 2
+    n_bytes = sum(tensor_bytes(tensor) for tensor in answer.tensors)
+    assert found.load_s is not None
+    assert n_bytes / MIB <= found.load_s < n_bytes / MIB + 1  # at 1 MiB/s; the header is less than 1 MiB
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_data_fills_the_hole_behind_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    tensors = (TensorFacts(name="token_embd.weight", shape=(256, 4096), type_name="F32"),)
+    size = write_weightless(path, {"general.architecture": "llama"}, tensors)
+    before = path.read_bytes()[: size - 256 * 4096 * 4]
+    fill_with_random(path)
+    data = path.read_bytes()
+    assert len(data) == size
+    assert data.startswith(before)
+    assert data[-4096:].count(0) < 256
 
 
 def test_what_does_not_fit_is_refused_before_any_start() -> None:
