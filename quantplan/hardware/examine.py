@@ -12,7 +12,7 @@ from quantplan.errors import ToolMissing
 from quantplan.hardware.engine_devices import EngineDevice, list_devices
 from quantplan.hardware.facts import HostFacts
 from quantplan.hardware.measure import read_measured, with_measured
-from quantplan.hardware.system import CudaVersions, find_nvcc, linked_cuda_runtime, torch_cuda
+from quantplan.hardware.system import CudaVersions, ask_nvcc, find_nvcc, linked_cuda_runtime, torch_cuda
 from quantplan.hardware.tree import HostTree
 from quantplan.llama.process import Runner, run_tool
 from quantplan.llama.toolchain import SECURITY_FLOOR, find_toolchain
@@ -74,7 +74,7 @@ def examine(
     """The situation on a host. `toolchain` is the engine that plans would use, where one is installed."""
     tree = HostTree(root)
     system = host.system
-    nvcc = find_nvcc(tree, env)[1]
+    nvcc = (ask_nvcc(env, run) if tree.live else None) or find_nvcc(tree, env)[1]
     return Situation(
         host=with_measured(host, read_measured(host)) if tree.live else host,
         settings=read_settings(tree),

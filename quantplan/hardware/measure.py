@@ -13,8 +13,9 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from pathlib import Path
 
 from quantplan.errors import QuantplanError
@@ -72,22 +73,34 @@ def summary(what: str, rates: Sequence[float], *, how: str) -> Measured:
 # ---- RAM
 
 
-def measure_ram(cpu: CpuFacts, ram: RamFacts, *, seconds: float = _RAM_SECONDS) -> Measured:
-    """Bytes read plus bytes written a second by copying, all engine threads at once, over buffers of at least four
-    times the last-level cache. Raises CannotMeasure where there is not the memory for that."""
+class RamAccess(Enum):
+    """What is done to the memory. COPY reads and writes, and both are counted, as STREAM's Copy does; READ is what
+    decoding does to weights. The value is the name the figure is kept under."""
+
+    COPY = "ram"
+    READ = "ram_read"
+
+
+def measure_ram(
+    cpu: CpuFacts, ram: RamFacts, *, seconds: float = _RAM_SECONDS, access: RamAccess = RamAccess.COPY
+) -> Measured:
+    """Bytes moved between RAM and all engine threads at once a second: those read plus those written of a copy
+    (memcpy), or those read (memchr for a byte that is not there), over buffers of at least four times the last-level
+    cache. Raises CannotMeasure where there is not the memory for that."""
     n_threads = cpu.n_threads
     wanted = max(4 * (cpu.cache_bytes or 32 * MIB), _LEAST_BUFFERS_BYTES)
     if wanted * 2 > ram.available_bytes:
         raise CannotMeasure(what="RAM bandwidth", why=f"needs {wanted:,} bytes, {ram.available_bytes:,} are available")
     each = pad(wanted // (2 * n_threads), MIB)
-    passes = _copy_passes(seconds, n_threads=n_threads, n_bytes=each)
-    rates = [rate for copies in passes if (rate := rate_together(copies)) is not None]
-    return summary("ram", rates, how=f"memcpy, {n_threads} threads, {each * 2 * n_threads // MIB} MiB")
+    passes = _passes(seconds, n_threads=n_threads, n_bytes=each, access=access)
+    rates = [rate_together(copies) for copies in passes]
+    called = "memcpy" if access is RamAccess.COPY else "memchr"
+    return summary(access.value, rates, how=f"{called}, {n_threads} threads, {each * 2 * n_threads // MIB} MiB")
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One finished piece of work: from when to when, and the bytes it moved."""
+    """One finished piece of work: from when to when, and the bytes it read or wrote."""
 
     began: float
     ended: float
@@ -95,32 +108,44 @@ class Copy:
 
 
 class _Buffer:
-    """Anonymous memory, touched, with its address."""
+    """Anonymous memory with its address. Whoever uses it touches it first: then it lies on that thread's NUMA node."""
 
     def __init__(self, n_bytes: int) -> None:
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory would never get huge pages
         self.memory = mmap.mmap(-1, n_bytes, flags=private)
         self._view = (ctypes.c_char * n_bytes).from_buffer(self.memory)
         self.address = ctypes.addressof(self._view)
-        ctypes.memset(self.address, 1, n_bytes)
 
 
-def _copy_passes(seconds: float, *, n_threads: int, n_bytes: int) -> list[list[Copy]]:
-    """What each thread copied in each pass. All start a pass together; each copies its whole buffer, because in pieces
-    that fit a cache the C library would not stream past it."""
-    memcpy = ctypes.CDLL(None).memcpy
-    memcpy.restype, memcpy.argtypes = None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+def _mover(access: RamAccess, n_bytes: int) -> Callable[[int, int], object]:
+    """Moves all bytes of two buffers at these addresses. Whole buffers at once: in pieces that fit a cache the C
+    library would not stream past it."""
+    library = ctypes.CDLL(None)
+    if access is RamAccess.COPY:
+        memcpy = library.memcpy
+        memcpy.restype, memcpy.argtypes = None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+        return lambda target, source: memcpy(target, source, n_bytes)
+    memchr = library.memchr
+    memchr.restype, memchr.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+    return lambda first, second: (memchr(first, 0, n_bytes), memchr(second, 0, n_bytes))
+
+
+def _passes(seconds: float, *, n_threads: int, n_bytes: int, access: RamAccess) -> list[list[Copy]]:
+    """What each thread moved in each pass. All start a pass together."""
+    move = _mover(access, n_bytes)
     pairs = [(_Buffer(n_bytes), _Buffer(n_bytes)) for _ in range(n_threads)]
     passes: list[list[Copy]] = [[] for _ in range(_MOST_PASSES)]
     until = time.perf_counter() + seconds
     gate = threading.Barrier(n_threads)
 
     def work(index: int) -> None:
-        target, source = pairs[index][0].address, pairs[index][1].address
+        first, second = (buffer.address for buffer in pairs[index])
+        for address in (first, second):
+            ctypes.memset(address, 1, n_bytes)
         for number, copies in enumerate(passes):
             gate.wait()
             began = time.perf_counter()
-            memcpy(target, source, n_bytes)
+            move(first, second)
             copies.append(Copy(began, time.perf_counter(), 2 * n_bytes))
             # decided between two gates, so that all see the same
             if gate.wait() == 0:
@@ -138,13 +163,12 @@ def _copy_passes(seconds: float, *, n_threads: int, n_bytes: int) -> list[list[C
     return [copies for copies in passes[1:] if copies]  # the first pass warms up
 
 
-def rate_together(copies: Sequence[Copy]) -> float | None:
-    """Bytes a second while all were copying: from the last that began to the first that ended, each by its share. None
-    where that is less than half of what the slowest took: then they were not together."""
-    start, end = max(copy.began for copy in copies), min(copy.ended for copy in copies)
-    if (end - start) * 2 < max(copy.ended - copy.began for copy in copies):
-        return None
-    return sum(copy.n_bytes / (copy.ended - copy.began) for copy in copies)
+def rate_together(copies: Sequence[Copy]) -> float:
+    """Bytes a second from the last that began to the last that ended, as STREAM counts: one slow thread makes all slow.
+    What the others moved before the last began is left out; the interpreter wakes threads one after the other."""
+    start, end = max(copy.began for copy in copies), max(copy.ended for copy in copies)
+    shares = (copy.n_bytes * max(copy.ended - start, 0) / (copy.ended - copy.began) for copy in copies)
+    return sum(shares) / (end - start)
 
 
 # ---- disk
@@ -207,7 +231,7 @@ def _read_rates(path: Path, *, seconds: float, direct: bool) -> list[float]:
     """Bytes a second of each pass through the file, until the time is up; at least one pass."""
     if direct and not hasattr(os, "O_DIRECT"):
         raise CannotMeasure(what=str(path), why="this system has no O_DIRECT")
-    buffer = mmap.mmap(-1, _DISK_BLOCK_BYTES)
+    buffer = _Buffer(_DISK_BLOCK_BYTES).memory
     rates: list[float] = []
     until = time.perf_counter() + seconds
     while not rates or time.perf_counter() < until:
@@ -259,11 +283,13 @@ def read_measured(host: HostFacts, *, folder: Path | None = None) -> tuple[Measu
 
 
 def with_measured(host: HostFacts, measured: Sequence[Measured]) -> HostFacts:
-    """The host with measured bandwidths in place of unknown or nominal ones: `ram`, `disk` and a device's name."""
+    """The host with measured bandwidths in place of unknown or nominal ones: `ram_read` (decoding only reads), else
+    `ram`; `disk`; and a device's name."""
     figures = {item.what: item.bytes_per_s for item in measured}
     ram, disk = host.ram, host.disk
-    if "ram" in figures:
-        ram = replace(ram, bandwidth_bytes_per_s=figures["ram"])
+    rate = figures.get(RamAccess.READ.value, figures.get(RamAccess.COPY.value))
+    if rate is not None:
+        ram = replace(ram, bandwidth_bytes_per_s=rate)
     if disk is not None and "disk" in figures:
         disk = replace(disk, read_bytes_per_s=figures["disk"])
     gpus = tuple(

@@ -9,8 +9,8 @@ from pathlib import Path
 from quantplan.errors import QuantplanError
 from quantplan.hardware.examine import installed_toolchain
 from quantplan.hardware.facts import HostFacts
-from quantplan.hardware.measure import Measured, measure_disk, measure_ram
-from quantplan.hardware.measure_engine import measure_device
+from quantplan.hardware.measure import Measured, RamAccess, measure_disk, measure_ram
+from quantplan.hardware.measure_engine import layers_for, measure_device
 
 
 def measure_all(host: HostFacts, folder: Path, *, say: Callable[[str], None]) -> tuple[Measured, ...]:
@@ -19,12 +19,14 @@ def measure_all(host: HostFacts, folder: Path, *, say: Callable[[str], None]) ->
     tools = installed_toolchain() if host.gpus else None
     steps: list[tuple[str, Callable[[], Measured]]] = [
         ("RAM", lambda: measure_ram(host.cpu, host.ram)),
+        ("RAM, reading only", lambda: measure_ram(host.cpu, host.ram, access=RamAccess.READ)),
         ("disk", lambda: measure_disk(folder)),
         ("disk through the page cache", lambda: measure_disk(folder, direct=False)),
     ]
     if tools is not None and "llama-bench" in tools.programs:
         program = tools.programs["llama-bench"]
-        steps += [(gpu.name, partial(measure_device, program, gpu.name)) for gpu in host.gpus]
+        for gpu in host.gpus:
+            steps.append((gpu.name, partial(measure_device, program, gpu.name, n_layer=layers_for(gpu.free_bytes))))
     found = []
     for what, step in steps:
         say(f"measuring {what} …")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantplan.errors import ToolFailed
 from quantplan.hardware.facts import SystemFacts
 from quantplan.hardware.tree import HostTree
+from quantplan.llama.process import Runner
 
 # The oldest driver of each CUDA major release's minor-version compatibility (CUDA release notes, table 2)
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+NVCC_FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin")  # where NVIDIA's and Arch's packages put it, off PATH
+_NVCC_TIMEOUT_S = 10.0
 
 
 def read_system(
@@ -93,6 +98,22 @@ def find_nvcc(tree: HostTree, env: Mapping[str, str]) -> tuple[str | None, tuple
         version = int(match[1]) if match else 0
         return "/usr", (version // 1000, version % 1000 // 10) if version else None
     return None, None
+
+
+def ask_nvcc(env: Mapping[str, str], run: Runner, *, folders: Sequence[str] = NVCC_FOLDERS) -> tuple[int, int] | None:
+    """The version that nvcc itself tells, found as a shell finds it, else in `folders`. On PATH may lie a wrapper with
+    no toolkit around it, and not every toolkit has a version file. None where there is none or it does not answer."""
+    import shutil
+
+    program = shutil.which("nvcc", path=env.get("PATH", "")) or shutil.which("nvcc", path=os.pathsep.join(folders))
+    if program is None:
+        return None
+    try:
+        told = run((program, "--version"), step="nvcc --version", timeout_s=_NVCC_TIMEOUT_S, check=False)
+    except ToolFailed:
+        return None
+    match = re.search(r"release (\d+)\.(\d+)", "\n".join(told.stdout))
+    return (int(match[1]), int(match[2])) if match and told.returncode == 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from quantplan.errors import ToolFailed
 from quantplan.hardware.checks_host import SLOW_LOAD_S
 from quantplan.hardware.doctor import CHECKS, diagnose
 from quantplan.hardware.engine_devices import EngineDevice, named_by_engine, parse_devices
@@ -26,8 +27,9 @@ from quantplan.hardware.facts import (
 )
 from quantplan.hardware.finding import Severity
 from quantplan.hardware.host import in_engine_order
-from quantplan.hardware.system import CudaVersions, find_nvcc, linked_cuda_runtime, torch_cuda
+from quantplan.hardware.system import CudaVersions, ask_nvcc, find_nvcc, linked_cuda_runtime, torch_cuda
 from quantplan.hardware.tree import HostTree
+from quantplan.llama.process import run_tool
 from quantplan.llama.types import BuildInfo, Completed, Origin, Toolchain
 from quantplan.units import GIB, MIB
 
@@ -323,6 +325,39 @@ def test_versions_side_by_side(tmp_path: Path) -> None:
     assert torch_cuda([str(tmp_path / "none"), str(tmp_path / "site")]) == (13, 0)
     assert linked_cuda_runtime(tmp_path / "engine") == 12
     assert linked_cuda_runtime(tmp_path) is None
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+NVCC_SAYS = "echo 'Cuda compilation tools, release 13.0, V13.0.88'"
+
+
+def test_nvcc_is_asked_where_a_shell_would_find_it(tmp_path: Path) -> None:
+    """A wrapper on PATH with no toolkit beside it, as /usr/local/bin/nvcc; then a toolkit that is not on PATH."""
+    toolkit = script(tmp_path / "toolkit" / "nvcc", NVCC_SAYS)
+    script(tmp_path / "path" / "nvcc", f'exec {toolkit} "$@"')
+    here = {"PATH": str(tmp_path / "path")}
+    assert ask_nvcc(here, run_tool, folders=()) == (13, 0)
+    assert ask_nvcc({"PATH": str(tmp_path)}, run_tool, folders=(str(toolkit.parent),)) == (13, 0)
+    assert ask_nvcc({"PATH": str(tmp_path)}, run_tool, folders=()) is None
+    script(tmp_path / "path" / "nvcc", "exit 127")
+    assert ask_nvcc(here, run_tool, folders=()) is None
+    script(tmp_path / "path" / "nvcc", NVCC_SAYS)
+    assert examine(HOST, env=here, site_packages=[]).cuda.nvcc == (13, 0)
+    assert examine(HOST, env=here, root=tmp_path, site_packages=[]).cuda.nvcc is None  # a recorded tree: nothing runs
+
+
+def test_an_nvcc_that_hangs_is_left_alone() -> None:
+    def slow(argv: Sequence[str], *, step: str, timeout_s: float | None = None, **rest: object) -> Completed:
+        assert timeout_s == 10
+        raise ToolFailed(step=step, argv=argv, returncode=124, last_lines=("stopped after 10 s",))
+
+    assert ask_nvcc({"PATH": "/usr/bin"}, slow, folders=("/usr/bin",)) is None
 
 
 def test_a_taken_port_is_seen() -> None:

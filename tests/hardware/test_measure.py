@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from quantplan.hardware.measure import (
     CannotMeasure,
     Copy,
     Measured,
+    RamAccess,
     keep_measured,
     measure_disk,
     measure_ram,
@@ -28,78 +28,34 @@ from quantplan.hardware.measure import (
 )
 from quantplan.units import GIB, MIB
 
-STREAM_COPY = r"""
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-static size_t n; static int threads; static double *a, *c; static double best, until; static pthread_barrier_t gate;
-static double began[1024], ended[1024]; static volatile int stop;
-static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec * 1e-9; }
-static void *work(void *p) {
-  size_t id = (size_t)p, from = n * id / threads, to = n * (id + 1) / threads;
-  for (size_t i = from; i < to; i++) { a[i] = 1; c[i] = 0; }
-  while (!stop) {
-    pthread_barrier_wait(&gate);
-    began[id] = now();
-    for (size_t i = from; i < to; i++) c[i] = a[i];
-    ended[id] = now();
-    pthread_barrier_wait(&gate);
-    if (id == 0) {
-      double first = began[0], last = ended[0];
-      for (int t = 1; t < threads; t++) {
-        if (began[t] < first) first = began[t];
-        if (ended[t] > last) last = ended[t];
-      }
-      double rate = 2.0 * n * sizeof(double) / (last - first);
-      if (rate > best) best = rate;
-      stop = last > until;
-    }
-    pthread_barrier_wait(&gate);
-  }
-  return NULL;
-}
-int main(int argc, char **argv) {
-  pthread_t handles[1024];
-  threads = atoi(argv[1]); n = (size_t)atol(argv[2]) / sizeof(double);
-  a = malloc(n * sizeof(double)); c = malloc(n * sizeof(double));
-  pthread_barrier_init(&gate, NULL, threads);
-  until = now() + 2;
-  for (long i = 0; i < threads; i++) pthread_create(&handles[i], NULL, work, (void *)i);
-  for (long i = 0; i < threads; i++) pthread_join(handles[i], NULL);
-  printf("%.0f\n", best);
-  return argc != 3;
-}
-"""
+N_TURNS = 6
 
 
-def turns(ours: Callable[[], float], theirs: Callable[[], float], *, tolerance: float, most: int = 16) -> None:
-    """Takes both in turns until they agree, at most `most` times: by the best of each side (a neighbour's load only
-    ever takes away), or by the middle of the turns' ratios (where the load changes from turn to turn)."""
-    pairs: list[tuple[float, float]] = []
-    off = 1.0
-    while len(pairs) < most and (len(pairs) < 2 or off > tolerance):
-        pairs.append((ours(), theirs()))
-        best = max(first for first, _ in pairs) / max(second for _, second in pairs)
-        middle = statistics.median(first / second for first, second in pairs)
-        off = min(abs(best - 1), abs(middle - 1)) if len(pairs) >= 5 else abs(best - 1)
-    assert off <= tolerance, pairs
+def assert_bests_agree(ours: Callable[[], float], theirs: Callable[[], float], *, tolerance: float = 0.15) -> None:
+    """Takes both in turns, N_TURNS times each whatever they show, and compares the best of each side: a neighbour's
+    load on a shared machine only ever takes away, from every turn differently."""
+    pairs = [(ours(), theirs()) for _ in range(N_TURNS)]
+    ratio = max(first for first, _ in pairs) / max(second for _, second in pairs)
+    assert abs(ratio - 1) <= tolerance, (ratio, pairs)
 
 
-def test_ram_agrees_with_a_stream_copy_in_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("access", "word"), [(RamAccess.COPY, "copy"), (RamAccess.READ, "read")])
+def test_ram_agrees_with_a_stream_loop_in_c(tmp_path: Path, access: RamAccess, word: str) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
     assert compiler, "a C compiler is needed to check the measurement"
-    (tmp_path / "stream.c").write_text(STREAM_COPY)
     program = tmp_path / "stream"
-    subprocess.run([compiler, "-O2", "-pthread", str(tmp_path / "stream.c"), "-o", str(program)], check=True)
+    source = Path(__file__).with_name("stream.c")
+    subprocess.run([compiler, "-O3", "-march=native", "-pthread", str(source), "-o", str(program)], check=True)
     host = detect_host()
     each_array = max(4 * (host.cpu.cache_bytes or 32 * MIB), 256 * MIB) // 2
 
     def stream() -> float:
-        argv = [str(program), str(host.cpu.n_threads), str(each_array)]
+        argv = [str(program), str(host.cpu.n_threads), str(each_array), word]
         return float(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120).stdout)
 
-    turns(lambda: measure_ram(host.cpu, host.ram).bytes_per_s, stream, tolerance=0.15)
+    # memchr keeps more reads in flight than the compiler's loop: 17 % over it on 16 cores (tests/data/measure_h200.md)
+    tolerance = 0.15 if access is RamAccess.COPY else 0.5
+    assert_bests_agree(lambda: measure_ram(host.cpu, host.ram, access=access).bytes_per_s, stream, tolerance=tolerance)
 
 
 def test_disk_agrees_with_dd_past_the_page_cache(tmp_path: Path) -> None:
@@ -122,10 +78,9 @@ def test_disk_agrees_with_dd_past_the_page_cache(tmp_path: Path) -> None:
         except CannotMeasure as error:  # a file system without O_DIRECT: said, not guessed
             assert "Invalid argument" in str(error)
             return
-        turns(
+        assert_bests_agree(
             lambda: measure_disk(folder, seconds=1, file_bytes=64 * MIB).bytes_per_s,
-            lambda: max(dd() for _ in range(3)),
-            tolerance=0.15,
+            lambda: max(dd() for _ in range(5)),
         )
     finally:
         model.unlink()
@@ -154,9 +109,10 @@ def test_summary_is_the_best_with_its_spread() -> None:
 
 
 def test_the_rate_is_that_of_all_together() -> None:
-    """Two threads: the second begins late and ends early; both move 100 bytes a second while they run."""
-    assert rate_together([Copy(0.0, 2.0, 200), Copy(0.5, 1.75, 125)]) == pytest.approx(200.0)
-    assert rate_together([Copy(0.0, 2.0, 200), Copy(1.5, 3.5, 200)]) is None
+    """The slowest counts; what was moved before the last began does not."""
+    assert rate_together([Copy(0.0, 2.0, 200), Copy(0.0, 4.0, 200)]) == pytest.approx(100.0)
+    assert rate_together([Copy(0.0, 2.0, 200), Copy(1.0, 2.0, 100)]) == pytest.approx(200.0)
+    assert rate_together([Copy(0.0, 1.0, 200), Copy(1.5, 2.5, 200)]) == pytest.approx(200.0)
 
 
 def test_measurements_are_kept_per_machine(tmp_path: Path) -> None:
@@ -178,6 +134,7 @@ def test_measurements_are_kept_per_machine(tmp_path: Path) -> None:
     assert {item.what: item.bytes_per_s for item in kept} == {"ram": 30, "CUDA0": 20}
     better = with_measured(host, kept)
     assert better.ram.bandwidth_bytes_per_s == 30
+    assert with_measured(host, [*kept, measured("ram_read", 40)]).ram.bandwidth_bytes_per_s == 40
     assert (better.gpus[0].bandwidth_bytes_per_s, better.gpus[0].bandwidth_source) == (20, "measured")
     assert better.fingerprint == host.fingerprint
 
