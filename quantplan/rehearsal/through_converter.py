@@ -75,7 +75,7 @@ def write_safetensors_hole(path: Path, tensors: Sequence[SafetensorsTensor]) -> 
 
 
 def read_any_model(model: str) -> ModelFacts:
-    """read_model; for a checkpoint of an architecture that our tables do not know, the converter's word where it is here.
+    """read_model; for a checkpoint of an architecture that our tables do not know, the converter's word, if it is here.
 
     Raises what read_model raises, and ToolFailed where the converter refuses it too.
     """
