@@ -35,6 +35,7 @@ class GpuSpec:
     unified: bool = False
     driver_memory_bytes: int | None = None  # what the driver shows, where that is known to differ
     source: str | None = None
+    checked: bool | None = None  # whether a person saw the figures at `source`; None: the package's own
 
 
 @functools.cache

@@ -87,7 +87,12 @@ def _cloud_host(row: dict[str, Any]) -> HostFacts:
     cpu = CpuFacts(
         model=None, n_physical=row["n_vcpus"] // 2, n_logical=row["n_vcpus"], n_threads=max(row["n_vcpus"] // 2, 1)
     )
-    return assemble([spec] * row["n_gpus"], ram_bytes=row["ram_gib"] * GIB, cpu=cpu, profile=row["name"])
+    host = assemble([spec] * row["n_gpus"], ram_bytes=row["ram_gib"] * GIB, cpu=cpu, profile=row["name"])
+    return host if row["checked"] else replace(host, warnings=(*host.warnings, _unconfirmed(row["name"])))
+
+
+def _unconfirmed(name: str) -> str:
+    return f"the figures of {name} are not confirmed against a public source"
 
 
 def parse_machine(text: str) -> HostFacts:
@@ -118,7 +123,7 @@ def assemble(
     specs: list[GpuSpec], *, ram_bytes: int | None, cpu: CpuFacts | None, profile: str, os: str = "Linux"
 ) -> HostFacts:
     """A host of cards as sold. What was not said is assumed, and `warnings` say so."""
-    warnings = []
+    warnings = [_unconfirmed(name) for name in dict.fromkeys(s.name for s in specs if s.checked is False)]
     shared = next((spec for spec in specs if spec.unified), None)
     if ram_bytes is None:
         ram_bytes = shared.memory_bytes if shared else ASSUMED_RAM_BYTES

@@ -12,6 +12,7 @@ from quantplan.errors import AmbiguousGpu, BadProfile, ExitCode, UnknownGpu
 from quantplan.hardware.facts import HostFacts
 from quantplan.hardware.gpu_table import all_specs, find_gpu, short_name, short_names, spec_of_product
 from quantplan.hardware.profiles import cloud_instances, load_profile, parse_machine, save_profile
+from quantplan.places import data_file
 from quantplan.units import GIB, MIB
 
 # short name -> (card, GiB as sold, GB/s of its datasheet)
@@ -165,7 +166,7 @@ def test_what_drivers_keep_of_cards_with_ecc() -> None:
 @pytest.mark.parametrize("name", cloud_instances())
 def test_cloud_instances(name: str) -> None:
     row, host = cloud_instances()[name], load_profile(name)
-    assert len(host.gpus) == row["n_gpus"] and host.warnings == ()
+    assert len(host.gpus) == row["n_gpus"] and (host.warnings == ()) is row["checked"]
     assert host.ram.total_bytes == row["ram_gib"] * GIB
     assert host.cpu.n_threads == max(row["n_vcpus"] // 2, 1)
     assert row["source"].startswith("https://")
@@ -352,3 +353,26 @@ def test_every_check_is_in_the_reference() -> None:
     rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| ") and "---" not in row]
     told = [name.strip() for row in rows for name in row.split(",")]
     assert sorted(set(told) - {"check"}) == sorted(CHECKS)
+
+
+def test_every_row_of_the_tables_has_a_source_and_says_whether_it_was_seen_there() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML; the table is the same everywhere")
+    corrections = tomllib.loads(data_file("gpu_corrections.toml").read_text())["card"]
+    for row in corrections:
+        kind = "driver_memory_" if "driver_memory_mib" in row else ""
+        assert row[f"{kind}source"].startswith(("http", "tests/data/")), row
+        assert row[f"{kind}checked"] in (True, False), row
+        if not kind:
+            assert all_specs()[row["name"]].checked is row["checked"]
+            assert all_specs()[row["name"]].source == row["source"]
+    for name, instance in cloud_instances().items():
+        assert instance["source"].startswith("http") and instance["checked"] in (True, False), name
+        assert instance["gpu_source"].startswith("http") if instance["checked"] else "gpu_source" not in instance
+
+
+def test_a_row_that_nobody_confirmed_is_a_warning() -> None:
+    unconfirmed = "the figures of {} are not confirmed against a public source"
+    assert unconfirmed.format("Apple M5") in load_profile("m5+32GB").warnings
+    assert unconfirmed.format("p5.4xlarge") in load_profile("p5.4xlarge").warnings
+    assert not any("not confirmed" in text for text in load_profile("h200+64GB").warnings)
+    assert load_profile("g5.xlarge").warnings == ()
