@@ -19,9 +19,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
-from quantplan.model.hf.families import families  # noqa: E402
-from quantplan.model.hf_config import architecture_of, header_from_config  # noqa: E402
-from quantplan.model.layer_rules import UNMODELLED  # noqa: E402
+from quantplan.model.hf.families import families
+from quantplan.model.hf_config import architecture_of, header_from_config
+from quantplan.model.layer_rules import UNMODELLED
 
 _TARGET = _ROOT / "docs" / "architectures.md"
 _GOLDENS = _ROOT / "tests" / "data" / "converter_goldens.json"
