@@ -13,7 +13,16 @@ _skipped: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--agreement", action="store_true", help="Hold measurements against C and dd too.")
     parser.addoption("--no-skips", action="store_true", help="Fail when a test is skipped (except gpu and vllm).")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Other machines' work beside this one decides what a shared disk or memory bus gives: not a test of ours."""
+    if not config.getoption("--agreement"):
+        kept = [item for item in items if not item.get_closest_marker("agreement")]
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("agreement")])
+        items[:] = kept
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

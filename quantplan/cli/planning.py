@@ -83,7 +83,7 @@ def capacities_of(host: HostFacts) -> tuple[Capacity, ...]:
         Capacity(
             name=gpu.name, capacity_bytes=gpu.total_bytes, free_bytes=gpu.free_bytes, margin_bytes=GPU_MARGIN_BYTES,
             margin_why="other programs on this card; the driver's own context is counted in the plan",
-            bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
+            bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s, bandwidth_is_measured=gpu.bandwidth_source == "measured",
         )
         for gpu in host.gpus
     ]  # fmt: skip

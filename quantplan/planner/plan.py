@@ -106,7 +106,9 @@ def _decode(choice: Choice, gpus: Sequence[Capacity], published: Mapping[str, An
     bandwidth = gpus[0].bandwidth_bytes_per_s if len(gpus) == 1 else None
     if not (share and whole and bandwidth and device and device.model_bytes):
         return None
-    per_second = bandwidth / device.model_bytes
+    # A measured bandwidth is what 16 bit gets: the preset's share is then relative to that of 16 bit.
+    whole_share = figures["by_preset"]["F16"]["value"] if gpus[0].bandwidth_is_measured else 1.0
+    per_second = bandwidth / device.model_bytes / whole_share
     return Figure(
         value=round(per_second * share["value"], 1),
         low=round(per_second * share["low"], 1),

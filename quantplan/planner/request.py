@@ -53,6 +53,7 @@ class Capacity:
     margin_bytes: int
     margin_why: str
     bandwidth_bytes_per_s: int | None = None
+    bandwidth_is_measured: bool = False  # what the engine got out of the device in 16 bit, not the datasheet's
 
     @property
     def usable_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def test_a_12_gib_card_takes_8b_whole_at_8_bit() -> None:
     assert gpu.total_bytes <= gpu.free_bytes - 256 * MIB
     assert plan.memory[-1].name == "Host"
     assert plan.argv[plan.argv.index("--n-gpu-layers") + 1] == "33"
+
+
+def test_a_measured_bandwidth_is_not_discounted_twice() -> None:
+    """What the engine measured in 16 bit has the loss in it already."""
+    card = host(("RTX 4070", 12282, 504))
+    measured = replace(card, gpus=(replace(card.gpus[0], bandwidth_source="measured"),))
+    nominal = planned(card, n_ctx=8192).plan.decode_tokens_per_s
+    again = planned(measured, n_ctx=8192).plan.decode_tokens_per_s
+    assert nominal is not None
+    assert again is not None
+    assert again.value == pytest.approx(nominal.value / 0.87, rel=0.01)
 
 
 def test_an_8_gib_card_takes_a_smaller_preset_whole() -> None:

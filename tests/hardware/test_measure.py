@@ -39,7 +39,7 @@ def assert_bests_agree(ours: Callable[[], float], theirs: Callable[[], float], *
     assert abs(ratio - 1) <= tolerance, (ratio, pairs)
 
 
-@pytest.mark.slow  # a minute; fails on a shared 2-core machine: best copy 0.76 of the loop in C, see measure_h200.md
+@pytest.mark.agreement  # a minute; fails on a shared 2-core machine (best copy 0.76 of C): measure_h200.md
 @pytest.mark.parametrize(("access", "word"), [(RamAccess.COPY, "copy"), (RamAccess.READ, "read")])
 def test_ram_agrees_with_a_stream_loop_in_c(tmp_path: Path, access: RamAccess, word: str) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
@@ -59,7 +59,7 @@ def test_ram_agrees_with_a_stream_loop_in_c(tmp_path: Path, access: RamAccess, w
     assert_bests_agree(lambda: measure_ram(host.cpu, host.ram, access=access).bytes_per_s, stream, tolerance=tolerance)
 
 
-@pytest.mark.slow  # dd itself swings twofold on a shared disk
+@pytest.mark.agreement  # dd itself swings twofold on a shared disk
 def test_disk_agrees_with_dd_past_the_page_cache(tmp_path: Path) -> None:
     folder = Path(__file__).parent  # a real disk: the temporary folder may be memory
     model = folder / f".disk-test-{os.getpid()}.gguf"
