@@ -1,8 +1,8 @@
 """The main job, from a fresh clone: set up, recommend a well-known model for this host, then build, gate and serve
 the bundled one and print a completion.
 
-Needs Python >= 3.10, a C++ compiler and git. About 10 minutes on 2 cores the first time (5 of them compile
-llama.cpp), under a minute from then on.
+Needs Python >= 3.10, a C++ compiler and git. About 12 minutes on 2 busy cores the first time (most of
+them compile llama.cpp), seconds from then on.
 """
 
 from __future__ import annotations

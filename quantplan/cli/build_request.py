@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantplan.artifact.plan_file import Plan
+from quantplan.cli.options import preset
 from quantplan.errors import BadModelFile, BadValue, ToolFailed, ToolMissing, UnknownModel, UnsupportedArchitecture
 from quantplan.llama.types import Toolchain
 from quantplan.pipeline.build import BuildRequest
 from quantplan.pipeline.evaluate import Corpus
 from quantplan.places import data_file
 
-BUNDLED = "quantplan-tiny"
 ALL_LAYERS = 999
 
 
@@ -74,32 +74,21 @@ def foresee(folder: Path, presets: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def preset(given: str) -> str:
-    """The preset's own name. Raises BadValue naming near ones."""
-    from quantplan.quant.presets import ALIASES, PRESETS
-
-    name = given.upper()
-    if name in PRESETS:
-        return ALIASES.get(name, name)
-    import difflib
-
-    near = difflib.get_close_matches(name, PRESETS, n=3)
-    raise BadValue(what="preset", value=given, why=f"is unknown to llama-quantize; near names: {', '.join(near)}"
-                   if near else "is unknown to llama-quantize")  # fmt: skip
-
-
 def model_folder(model: str) -> Path:
     """The local folder of a model. Raises UnknownModel, or BadModelFile for what cannot be built from."""
+    from quantplan.model import catalog
+
     given = Path(model)
     if given.is_dir():
         return given
     if given.is_file():
         raise BadModelFile(path=given, why="is a file: build starts from a folder in Hugging Face format")
-    if model.lower() == BUNDLED:
-        return data_file("bundled", BUNDLED)
+    entry = catalog.find(model)
+    if entry is not None and entry.folder is not None:
+        return entry.folder
     if "/" in model and given.parent.is_dir():
         raise BadModelFile(path=given, why="no such folder")
-    raise UnknownModel(model=model, near=(BUNDLED,))
+    raise UnknownModel(model=model, near=(catalog.BUNDLED,))
 
 
 def tools_for_build(llama: Path | None) -> tuple[Toolchain, Path]:

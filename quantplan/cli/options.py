@@ -44,3 +44,18 @@ def emit(
 def say(text: str) -> None:
     """One line of progress, on stderr: stdout is the result only."""
     click.echo(text, err=True)
+
+
+def preset(given: str) -> str:
+    """The preset's own name. Raises BadValue naming near ones."""
+    from quantplan.errors import BadValue
+    from quantplan.quant.presets import PRESETS
+
+    name = given.upper()
+    if name in PRESETS:
+        return PRESETS[name].file_type  # an alias resolved
+    import difflib
+
+    near = difflib.get_close_matches(name, PRESETS, n=3)
+    raise BadValue(what="preset", value=given, why=f"is unknown to llama-quantize; near names: {', '.join(near)}"
+                   if near else "is unknown to llama-quantize")  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantplan.cli.options import emit, hardware_option, json_option
+from quantplan.cli.options import emit, hardware_option, json_option, preset
 
 if TYPE_CHECKING:
     from quantplan.cli.planning import Planned
@@ -35,7 +35,6 @@ def command(
         _list_models(as_json=as_json, asked=list_models)
         return
     from quantplan.cli import planning
-    from quantplan.cli.build_request import preset
     from quantplan.hardware.host import host_for
     from quantplan.model.read import read_model
     from quantplan.planner.request import PRESETS, PlanRequest
