@@ -347,6 +347,8 @@ class BadText(QuantplanError):
     def __init__(self, *, text: str, why: str) -> None:
         super().__init__(f"text {text}: {why}")
         self.text, self.why = text, why
+
+
 class HistoryUnreadable(QuantplanError):
     """A store of results that is damaged, locked or was written by a newer quantplan."""
 

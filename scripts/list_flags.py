@@ -1,6 +1,6 @@
 """Writes data/llama_flags.json: the flags that the programs of the installed toolchain take, from their own help.
 
-    python scripts/list_flags.py
+python scripts/list_flags.py
 """
 
 from __future__ import annotations

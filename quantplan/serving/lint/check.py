@@ -37,11 +37,11 @@ def lint_paths(paths: Sequence[Path], *, plan: Plan | None = None, fix: bool = F
     fixed: list[str] = []
     sources = [found for path in paths for found in _sources(path)]
     for path, source in sources:
-        if fix and (mended := mend(source)) != source.text:
-            write_atomically(path, mended)
+        text = mend(source) if fix else source.text
+        if text != source.text:
+            write_atomically(path, text)
             fixed.append(source.path)
-            source = source_of(source.path, source.kind, mended)
-        findings += lint_source(source, plan=plan)
+        findings += lint_source(source_of(source.path, source.kind, text), plan=plan)
     return Linted(n_files=len(sources), findings=tuple(findings), fixed=tuple(fixed))
 
 
@@ -57,7 +57,11 @@ def _sources(path: Path) -> Iterable[tuple[Path, Source]]:
     if path.is_file():
         source = read_source(path, shown=str(path))
         if source is None:
-            raise BadValue(what="file", value=str(path), why="is no unit, compose file, manifest, Dockerfile, script, .env or client")
+            raise BadValue(
+                what="file",
+                value=str(path),
+                why="is no unit, compose file, manifest, Dockerfile, script, .env or client",
+            )
         yield path, source
         return
     for file in sorted(path.rglob("*")):

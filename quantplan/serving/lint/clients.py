@@ -22,14 +22,38 @@ def python_server(source: Source, _: Plan | None) -> Iterable[Finding]:
         yield warning(source, "global-llama", made, "one global Llama for all requests: a second one interrupts the running stream",
                       "llama-server --parallel N, or one request at a time behind a lock")  # fmt: skip
     if routes is None and re.search(r"=\s*(FastAPI|Flask|Starlette)\(", source.text):
-        yield warning(source, "no-route", source.line_of(r"=\s*(FastAPI|Flask|Starlette)\("), "the application has no route", "llama-server has them all")
+        yield warning(
+            source,
+            "no-route",
+            source.line_of(r"=\s*(FastAPI|Flask|Starlette)\("),
+            "the application has no route",
+            "llama-server has them all",
+        )
     chat = source.line_of(r"[\"']/v1/chat/completions")
     if routes and chat and (line := source.line_of(r"^\s*prompt\s*:\s*str|\.prompt\b|\[[\"']prompt[\"']\]")):
-        yield error(source, "chat-prompt", line, "the chat endpoint takes messages, not a prompt", "messages: list of role and content")
+        yield error(
+            source,
+            "chat-prompt",
+            line,
+            "the chat endpoint takes messages, not a prompt",
+            "messages: list of role and content",
+        )
     if line := source.line_of(r"^\s*context_(limit|length|size)\s*:|\.context_(limit|length|size)\b"):
-        yield error(source, "client-context-limit", line, "the context limit is read from the request", "the limit is the server's: n_ctx of its slots")
+        yield error(
+            source,
+            "client-context-limit",
+            line,
+            "the context limit is read from the request",
+            "the limit is the server's: n_ctx of its slots",
+        )
     if line := source.line_of(r"len\(\s*[\w.]*(prompt|text|content|message)\w*\s*\)[^\n]*(\*|/{1,2})\s*[34]\b"):
-        yield error(source, "characters-for-tokens", line, "characters are not tokens", "count with the server's tokenizer: POST /tokenize")
+        yield error(
+            source,
+            "characters-for-tokens",
+            line,
+            "characters are not tokens",
+            "count with the server's tokenizer: POST /tokenize",
+        )
     yield from _blocking(source)
     if made is None and (line := source.line_of(r"^(llm|model|llama)\s*=\s*None")) and routes:
         yield warning(source, "global-llama", line, "one global model for all requests: a second one interrupts the running stream",
@@ -57,17 +81,53 @@ def script_client(source: Source, _: Plan | None) -> Iterable[Finding]:
     fetched = source.line_of(r"\bfetch\(|axios")
     loop = source.line_of(r"\bfor\s*\(.*(attempt|retr|tries)|\bwhile\s*\(.*(attempt|retr|tries)")
     if loop and not re.search(r"\b(429|503)\b|status\s*(>=|<)\s*\d{3}", source.text):
-        yield error(source, "retries-everything", loop, "it sends a refused request (4xx) again", "only 429, 503 and connections that failed before the first token")
+        yield error(
+            source,
+            "retries-everything",
+            loop,
+            "it sends a refused request (4xx) again",
+            "only 429, 503 and connections that failed before the first token",
+        )
     if fetched and not re.search(r"\bsignal\b|AbortController|AbortSignal|timeout", source.text):
-        yield warning(source, "no-timeout", fetched, "no timeout and no way to stop a generation", "signal: AbortSignal.timeout(…)")
+        yield warning(
+            source,
+            "no-timeout",
+            fetched,
+            "no timeout and no way to stop a generation",
+            "signal: AbortSignal.timeout(…)",
+        )
     if line := source.line_of(r"\bstream\s*:\s*false\b"):
-        yield note(source, "no-streaming", line, "the first token is seen when the last one is made", "stream: true, and read the events")
-    if loop and (line := source.line_of(r"\b\d{3,5}\s*\*\s*(attempt|i|n|tries)\b")) and "Math.random" not in source.text:
-        yield warning(source, "no-jitter", line, "waits grow evenly and without jitter: all clients come back together", "exponential, times a random share; Retry-After where given")
+        yield note(
+            source,
+            "no-streaming",
+            line,
+            "the first token is seen when the last one is made",
+            "stream: true, and read the events",
+        )
+    if (
+        loop
+        and (line := source.line_of(r"\b\d{3,5}\s*\*\s*(attempt|i|n|tries)\b"))
+        and "Math.random" not in source.text
+    ):
+        yield warning(
+            source,
+            "no-jitter",
+            line,
+            "waits grow evenly and without jitter: all clients come back together",
+            "exponential, times a random share; Retry-After where given",
+        )
     if fetched and loop and not re.search(r"tokenize|n_ctx|context|contextLimit", source.text):
-        yield note(source, "no-context-check", fetched, "nothing checks that the prompt fits the context", "POST /tokenize, and compare with the slot's n_ctx")
+        yield note(
+            source,
+            "no-context-check",
+            fetched,
+            "nothing checks that the prompt fits the context",
+            "POST /tokenize, and compare with the slot's n_ctx",
+        )
     if re.search(r"/v1/chat/completions", source.text) and (line := source.line_of(r"^\s*prompt\s*[,:]")):
-        yield error(source, "chat-prompt", line, "the chat endpoint takes messages, not a prompt", "messages: [{role, content}]")
+        yield error(
+            source, "chat-prompt", line, "the chat endpoint takes messages, not a prompt", "messages: [{role, content}]"
+        )
 
 
 RULES = (python_server, script_client)

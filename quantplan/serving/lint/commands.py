@@ -31,6 +31,8 @@ def _flags() -> tuple[str, dict[str, frozenset[str]]]:
 
 def serves(command: Command) -> bool:
     """Whether it starts something that answers requests."""
+    if command.program("pip", "pip3", "apt-get", "apt", "which", "pkill", "killall", "curl"):
+        return False
     if command.program("llama-server", "uvicorn", "gunicorn"):
         return True
     if command.program("vllm", "ollama") and "serve" in command.words:
@@ -41,17 +43,20 @@ def serves(command: Command) -> bool:
 def converts(source: Source, _: Plan | None) -> Iterable[Finding]:
     for command in source.commands:
         asked = command.value("--outtype")
-        if asked and any("convert_hf_to_gguf" in word for word in command.words):
-            if asked.lower() not in CONVERTER_TYPES and "$" not in asked:
-                line = _line_in(source, command, r"--outtype")
-                told = f"the converter refuses --outtype {asked}: it writes {', '.join(CONVERTER_TYPES)}"
-                yield error(source, "converter-outtype", line, told, "convert with --outtype bf16, then llama-quantize")
+        if not asked or "$" in asked or asked.lower() in CONVERTER_TYPES:
+            continue
+        if any("convert_hf_to_gguf" in word for word in command.words):
+            line = _line_in(source, command, r"--outtype")
+            told = f"the converter refuses --outtype {asked}: it writes {', '.join(CONVERTER_TYPES)}"
+            yield error(source, "converter-outtype", line, told, "convert with --outtype bf16, then llama-quantize")
 
 
 def builds(source: Source, _: Plan | None) -> Iterable[Finding]:
     about_llama = "llama" in source.lower
     for command in source.commands:
-        configures = command.program("cmake") and ("-B" in command.words or "-S" in command.words or ".." in command.words)
+        configures = command.program("cmake") and (
+            "-B" in command.words or "-S" in command.words or ".." in command.words
+        )
         if not (about_llama and configures) or re.search(_BACKENDS, command.text, re.IGNORECASE):
             continue
         if re.search(r"\bcpu\b|LLAMA_(CUDA|CUBLAS|METAL|VULKAN)", source.text, re.IGNORECASE):
@@ -77,7 +82,7 @@ def binds(source: Source, _: Plan | None) -> Iterable[Finding]:
             continue
         host = command.value("--host", "-H", "--bind", "-b" if command.program("gunicorn") else "--host")
         has_key = keyed or command.has(*_KEYS)
-        public = host is not None and host.rsplit(":", 1)[0] in EVERYWHERE or host in EVERYWHERE
+        public = (host is not None and host.rsplit(":", 1)[0] in EVERYWHERE) or host in EVERYWHERE
         if public and not has_key:
             line = _line_in(source, command, r"0\.0\.0\.0|::")
             yield error(source, "public-bind-without-key", line, f"it answers everybody on {host} and asks for no key",
@@ -131,7 +136,7 @@ def variables(source: Source, _: Plan | None) -> Iterable[Finding]:
     for setting in source.settings:
         if setting.name != "OMP_NUM_THREADS":
             continue
-        if torch and not llama:
+        if torch and not llama and source.kind is Kind.ENV:
             yield note(source, "omp-threads", setting.line, "OMP_NUM_THREADS is right for vLLM and torch on a CPU; "
                        "on llama.cpp it has no effect", "for llama.cpp use --threads and --threads-batch")  # fmt: skip
         elif llama:
@@ -144,7 +149,7 @@ def host_setup(source: Source, _: Plan | None) -> Iterable[Finding]:
         return
     swappiness = re.search(r"swappiness\s*[=\s]\s*(\d+)", "\n".join(source.code))
     swap_file = re.search(r"mkswap|swapon", "\n".join(source.code))
-    zram = "zram" in "\n".join(source.code).lower()
+    zram = "zram" in source.lower
     if swappiness and (swap_file or zram):
         low = int(swappiness[1]) < 100
         if zram and low:
@@ -155,7 +160,9 @@ def host_setup(source: Source, _: Plan | None) -> Iterable[Finding]:
         yield warning(source, "swappiness", source.line_of("swappiness"), told, fix)
     if swap_file and (line := source.line_of(r"fallocate\b.*swap")):
         told = "a swap file made by fallocate has holes on a copy-on-write file system, which swapon refuses"
-        yield warning(source, "fallocate-swap", line, told, "dd if=/dev/zero of=/swapfile, or btrfs filesystem mkswapfile")
+        yield warning(
+            source, "fallocate-swap", line, told, "dd if=/dev/zero of=/swapfile, or btrfs filesystem mkswapfile"
+        )
 
 
 def requests(source: Source, _: Plan | None) -> Iterable[Finding]:
@@ -192,10 +199,18 @@ def against_plan(source: Source, plan: Plan | None) -> Iterable[Finding]:
             found = command.value(*names)
             if found == value or (found and "$" in found):
                 continue
-            said = f"the plan has {value}, this says {found}" if found else f"the plan has {value}, this leaves it to a default"
+            said = (
+                f"the plan has {value}, this says {found}"
+                if found
+                else f"the plan has {value}, this leaves it to a default"
+            )
             line = _line_in(source, command, rf"(?<![\w-])({'|'.join(names)})\b") if found else command.line
             yield error(source, "against-plan", line, f"{what}: {said}", f"{names[-1]} {value}")
-        slots = int(command.value("-np", "--parallel") or 0) if (command.value("-np", "--parallel") or "").isdecimal() else 0
+        slots = (
+            int(command.value("-np", "--parallel") or 0)
+            if (command.value("-np", "--parallel") or "").isdecimal()
+            else 0
+        )
         context = command.value("-c", "--ctx-size") or ""
         if slots > 1 and context.isdecimal() and int(context) < plan.n_ctx_per_slot * slots:
             told = f"{slots} slots of {plan.n_ctx_per_slot:,} tokens need {plan.n_ctx_per_slot * slots:,}, the pool has {int(context):,}"

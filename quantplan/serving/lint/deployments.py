@@ -93,13 +93,19 @@ def _concerns(name: str, told: Mapping[str, Any]) -> bool:
 def _service(source: Source, name: str, told: Mapping[str, Any]) -> Iterable[Finding]:
     line = source.line_of(rf"^\s*{re.escape(name)}\s*:") if name else source.line_of(r"^\s*services\s*:")
     label = f"service {name}" if name else "the service"
-    limits = ((told.get("deploy") or {}).get("resources") or {}).get("limits") if isinstance(told.get("deploy"), dict) else None
+    limits = (
+        ((told.get("deploy") or {}).get("resources") or {}).get("limits")
+        if isinstance(told.get("deploy"), dict)
+        else None
+    )
     limits = limits if isinstance(limits, dict) else {}
     if "healthcheck" not in told:
         yield warning(source, "no-healthcheck", line, f"{label} has no healthcheck",
                       "test /health, with start_period of the load time")  # fmt: skip
     if not ({"mem_limit", "memory"} & told.keys() or limits.get("memory")):
-        yield warning(source, "no-memory-limit", line, f"{label} has no memory limit", "mem_limit = memswap_limit, from the plan")
+        yield warning(
+            source, "no-memory-limit", line, f"{label} has no memory limit", "mem_limit = memswap_limit, from the plan"
+        )
     if "restart" not in told and "restart_policy" not in str(told.get("deploy", "")):
         yield note(source, "no-restart-limit", line, f"{label} says nothing of restarts", 'restart: "on-failure:5"')
     image = str(told.get("image", ""))
@@ -132,7 +138,10 @@ def kubernetes(source: Source, _: Plan | None) -> Iterable[Finding]:
     if source.kind is not Kind.KUBERNETES or not source.about_inference:
         return
     for document in source.documents:
-        if document.get("kind") == "Service" and (document.get("spec") or {}).get("type") in ("LoadBalancer", "NodePort"):
+        if document.get("kind") == "Service" and (document.get("spec") or {}).get("type") in (
+            "LoadBalancer",
+            "NodePort",
+        ):
             kind = document["spec"]["type"]
             yield warning(source, "public-service", source.line_of(rf"type\s*:\s*{kind}"), f"a {kind} is reached from outside the cluster",
                           "ClusterIP behind an ingress that checks keys and limits")  # fmt: skip
@@ -164,17 +173,35 @@ def _container(source: Source, pod: Mapping[str, Any], told: Mapping[str, Any]) 
                 yield error(source, "gpu-count", source.line_of(rf"{re.escape(str(key))}\s*[:=]"), f"{key}: {value} is no number of GPUs",
                             f'{key}: "1"')  # fmt: skip
             if re.search(r"gpu=|^gpu$|nvidia\.com/gpu\W", str(key)):
-                yield error(source, "gpu-key", source.line_of(re.escape(str(key))), f"no cluster knows the resource {key}", 'nvidia.com/gpu: "1"')
+                yield error(
+                    source,
+                    "gpu-key",
+                    source.line_of(re.escape(str(key))),
+                    f"no cluster knows the resource {key}",
+                    'nvidia.com/gpu: "1"',
+                )
     if any("/gpu" in str(key) for key in limits) and _cpu_image(image):
         yield error(source, "gpu-without-gpu-build", source.line_of(re.escape(image)), f"{image} is built for the CPU only",
                     "the image with -cuda in its tag")  # fmt: skip
     if limits.get("cpu") and _llama(image, command) and not re.search(r"(?<![\w-])(-t|--threads)\b", command):
         yield _threads(source, source.line_of(r"^\s*cpu\s*:"), f"a CPU limit of {limits['cpu']}")
     if not limits.get("memory"):
-        yield warning(source, "no-memory-limit", line, "the container has no memory limit", "limits.memory = requests.memory, from the plan")
+        yield warning(
+            source,
+            "no-memory-limit",
+            line,
+            "the container has no memory limit",
+            "limits.memory = requests.memory, from the plan",
+        )
     context = {**(pod.get("securityContext") or {}), **(told.get("securityContext") or {})}
     if not (context.get("runAsNonRoot") or context.get("runAsUser")):
-        yield warning(source, "runs-as-root", line, "the container may run as root", "securityContext.runAsNonRoot: true, readOnlyRootFilesystem: true, drop ALL")
+        yield warning(
+            source,
+            "runs-as-root",
+            line,
+            "the container may run as root",
+            "securityContext.runAsNonRoot: true, readOnlyRootFilesystem: true, drop ALL",
+        )
     if image and "@sha256:" not in image:
         yield note(source, "no-digest", source.line_of(re.escape(image)), f"{image} may be another image tomorrow",
                    "name it by digest: IMAGE@sha256:…")  # fmt: skip
@@ -190,12 +217,20 @@ def dockerfile(source: Source, _: Plan | None) -> Iterable[Finding]:
     for number, line in enumerate(source.code, start=1):
         found = re.match(r"FROM\s+(?:--\S+\s+)?(\S+)", line, re.IGNORECASE)
         if found and "@sha256:" not in found[1] and found[1] not in stages | {"scratch"} and "$" not in found[1]:
-            yield warning(source, "no-digest", number, f"{found[1]} may be another image tomorrow", f"FROM {found[1]}@sha256:…")
+            yield warning(
+                source, "no-digest", number, f"{found[1]} may be another image tomorrow", f"FROM {found[1]}@sha256:…"
+            )
     if not any(re.match(r"USER\s+(?!root|0\b)", line, re.IGNORECASE) for line in source.code):
         yield warning(source, "runs-as-root", 1, "the container runs as root", "USER with a number above 0, before CMD")
     starts = next((command for command in source.commands if serves(command)), None)
     if starts and not re.search(r"^HEALTHCHECK\b", source.text, re.IGNORECASE | re.MULTILINE):
-        yield warning(source, "no-healthcheck", starts.line, "no HEALTHCHECK", "HEALTHCHECK CMD curl -f http://127.0.0.1:8080/health")
+        yield warning(
+            source,
+            "no-healthcheck",
+            starts.line,
+            "no HEALTHCHECK",
+            "HEALTHCHECK CMD curl -f http://127.0.0.1:8080/health",
+        )
     for command in source.commands:
         if command.program("pip", "pip3") and "install" in command.words:
             yield from _unpinned(source, command.line, command.words)

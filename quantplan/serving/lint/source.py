@@ -240,7 +240,7 @@ def _command_values(node: object) -> Iterator[object]:
         parts = [node.get(key) for key in ("entrypoint", "command", "args", "cmd")]
         told = [part for part in parts if isinstance(part, (str, list))]
         if told:
-            words: list[str] = []
+            words: list[str] = [] if node.get("entrypoint") else list(_of_image(str(node.get("image", "")), told))
             for part in told:
                 words += [str(word) for word in part] if isinstance(part, list) else list(_split(part))
             yield words
@@ -251,10 +251,20 @@ def _command_values(node: object) -> Iterator[object]:
             yield from _command_values(value)
 
 
+def _of_image(image: str, told: list[Any]) -> tuple[str, ...]:
+    """The program that an image starts when only arguments are given."""
+    first = str(told[0][0] if isinstance(told[0], list) and told[0] else told[0]).split(" ")[0]
+    if first and not first.startswith("-"):
+        return ()
+    if re.search(r"llama\.cpp:server", image):
+        return ("llama-server",)
+    return ("vllm", "serve") if "vllm-openai" in image else ()
+
+
 def _line_of_words(source: Source, words: tuple[str, ...]) -> int:
     for word in words:
         for number, line in enumerate(source.code, start=1):
-            if word in line:
+            if word in line and not re.match(r"\s*-?\s*(image|name)\s*:", line) and len(word) > 2:
                 return number
     return 1
 

@@ -83,7 +83,7 @@ SAYINGS = (
            "a model too large for the card is not swapped: the allocation fails", "-ngl as planned, --fit off"),
     Saying("pipeline-20b", N, r"pipeline.?parallel\w*[^\n]{0,40}\b20\s*B\b", "pipeline parallelism is no matter of size",
            "without NVLink it is the one to prefer wherever two cards are needed"),
-    Saying("throttles-after", N, r"throttl\w*\b[^\n]{0,30}\b1?[05]\s*[–-]?\s*\d*\s*min", "no source says when a card throttles",
+    Saying("throttles-after", N, r"throttl\w*\b[^\n]{0,30}\b\d+\s*[–-]?\s*\d*\s*min", "no source says when a card throttles",
            "read the throttle reasons: quantplan monitor"),
     Saying("code-accuracy", N, r"\bQ4_K_M\b[^\n]{0,40}\b1[0-8]\s*[–-]?\s*(1\d)?\s*%[^\n]{0,25}\b(accuracy|cod)",
            "no source says that Q4_K_M costs so much in code", "published drops are 1 to 3 points"),

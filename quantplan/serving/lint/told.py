@@ -27,6 +27,4 @@ def note(source: Source, rule: str, line: int | None, message: str, help: str) -
 
 
 def _told(severity: Severity, source: Source, rule: str, line: int | None, message: str, told: str) -> Finding:
-    return Finding(
-        rule=f"lint/{rule}", severity=severity, message=message, file=source.path, line=line or 1, help=told
-    )
+    return Finding(rule=f"lint/{rule}", severity=severity, message=message, file=source.path, line=line or 1, help=told)
