@@ -7,8 +7,9 @@ steps of the log-probability (one more uint16 when n_vocab is odd). Scored are t
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,33 @@ class TokenScores:
     same_top: NDArray[np.bool_]
     delta_p: NDArray[np.float64]
     n_clipped: int
+
+
+def chunk_keys(path: Path) -> tuple[str, ...]:
+    """One key a chunk, by its tokens alone: an order that no score and no storage has a part in."""
+    return tuple(hashlib.sha256(row.tobytes()).hexdigest() for row in read_tokens(path, read_header(path)))
+
+
+def take(tokens: TokenScores, index: Sequence[int]) -> TokenScores:
+    """Some chunks of the scores, in the order of `index`; indices beyond the end are left out."""
+    kept = [i for i in index if i < len(tokens.kld)]
+    return TokenScores(
+        nll_reference=tokens.nll_reference[kept], nll_artifact=tokens.nll_artifact[kept], kld=tokens.kld[kept],
+        same_top=tokens.same_top[kept], delta_p=tokens.delta_p[kept], n_clipped=tokens.n_clipped,
+    )  # fmt: skip
+
+
+def join(parts: Sequence[TokenScores]) -> TokenScores:
+    """The scores of several files of one model, chunk after chunk. Raises ValueError when there are none."""
+    import numpy as np
+
+    def column(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return TokenScores(
+        nll_reference=column("nll_reference"), nll_artifact=column("nll_artifact"), kld=column("kld"),
+        same_top=column("same_top"), delta_p=column("delta_p"), n_clipped=sum(part.n_clipped for part in parts),
+    )  # fmt: skip
 
 
 def compare(reference: Path, artifact: Path) -> TokenScores:

@@ -1,0 +1,1 @@
+"""Folklore and contradictions in the files that people deploy: units, compose files, manifests, scripts, clients."""
