@@ -20,6 +20,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "estimate": ("quantplan.cli.estimate", "Memory by device and part, before any download: does it fit?"),
     "rehearse": ("quantplan.cli.rehearse", "Start the server as planned on a model without weights, and measure."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
+    "compare": ("quantplan.cli.compare", "Artifacts of one source side by side: size, quality, speed, memory."),
+    "history": ("quantplan.cli.history", "What was built and measured here, and what became worse since it passed."),
+    "report": ("quantplan.cli.report", "Results for a CI: JUnit XML, SARIF, annotations, Markdown."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
     "doctor": (
