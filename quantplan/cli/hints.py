@@ -55,6 +55,18 @@ def _choose(error: errors.QuantplanError) -> str:
     return f"name one of them: {error.model}:{first}"
 
 
+def _extra_missing(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.ExtraMissing)
+    return f"pip install 'quantplan[{error.extra}]'"
+
+
+def _no_history(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.NoHistory)
+    if error.near:
+        return f"quantplan history {error.near[0]}"
+    return "quantplan history --add artifacts records what an earlier build left in that folder"
+
+
 def _rate_limited(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.HubRateLimited)
     wait = "wait a little" if error.retry_after_s is None else f"wait {error.retry_after_s} s"
@@ -102,5 +114,9 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
     (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),
     (errors.CannotExpress, "leave out --as fit-params, or give each slot its own cache with --no-kv-unified"),
+    (errors.ExtraMissing, _extra_missing),
+    (errors.NoHistory, _no_history),
+    (errors.HistoryUnreadable, "move the file away; quantplan history --add FOLDER records artifacts in a new one"),
+    (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
 )

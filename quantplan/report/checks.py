@@ -60,6 +60,14 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return Verdict.UNMEASURED
 
 
+def unmeasured(sha256: str, kind: str) -> Result:
+    """The result of what was never measured: never a pass."""
+    return Result(
+        artifact_sha256=sha256, policy=None, verdict=Verdict.UNMEASURED, metrics=(), tool={}, host={}, kind=kind,
+        reason=f"no {kind} result was found",
+    )  # fmt: skip
+
+
 def metric_verdict(metric: Metric, result: Result) -> Verdict | None:
     """The metric's own verdict; of a result that has none by metric, where its bounds lie. None without a limit."""
     if metric.verdict is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from html import escape
 
 from quantplan.artifact.results import Finding, Severity, Verdict
 from quantplan.report.checks import Check, Checked, checks_of, metric_text, worst
@@ -54,7 +55,7 @@ def _row(one: Checked) -> str:
 def _section(one: Checked) -> list[str]:
     opened = " open" if one.result.verdict is not Verdict.PASS else ""
     lines = [
-        f"<details{opened}><summary>{cell(one.name)}</summary>", "",
+        f"<details{opened}><summary>{escape(one.name)}</summary>", "",
         f"sha256 {cell(one.result.artifact_sha256)}"
         + (f", policy {cell(one.result.policy)}" if one.result.policy else ""), "",
         "| check | verdict | measured |", "|---|---|---|",
