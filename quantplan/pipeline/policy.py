@@ -26,7 +26,9 @@ QUALITY = {
     "ppl_ratio": ("ln_ppl_ratio", "at_most"),
     "same_top": ("top_changed", "at_least"),
     "rms_delta_p": ("rms_delta_p", "at_most"),
+    "kld_of_label": ("kld_of_label", "at_most"),
 }
+ABSOLUTE_ONLY = ("kld_max", "kld_of_label")
 _LIMIT = ("at_most", "at_least", "of_floor", "of_q8_0", "ceiling")
 _QUALITY = ("error_rate", "budget_chunks", "reference_ppl_at_most", "corpora")
 PERFORMANCE = {
@@ -97,6 +99,10 @@ class Policy:
     def limits(self, corpus: str) -> Mapping[str, Limit]:
         """The limits on a corpus."""
         return {**self.quality, **self.corpora.get(corpus, {})}
+
+    @property
+    def needs_label(self) -> bool:
+        return any("kld_of_label" in limits for limits in (self.quality, *self.corpora.values()))
 
     @property
     def needs_floor(self) -> bool:
@@ -225,8 +231,8 @@ class _Reader:
             raise self.fail(f"{path}.{other}", f"has the wrong side: {metric} is bounded by {side}")
         if side not in table:
             raise self.fail(f"{path}.{side}", "is missing: every limit has an absolute part")
-        if metric == "kld_max" and set(table) - {side}:
-            raise self.fail(path, "may only be absolute: the largest of a sample has no baseline")
+        if metric in ABSOLUTE_ONLY and set(table) - {side}:
+            raise self.fail(path, "may only be absolute: it has no floor and no Q8_0 to be relative to")
         given = self.number(table, side, path, low=0.0, high=1e6)
         absolute = {"ppl_ratio": lambda: math.log(given) if given > 1 else -1.0, "same_top": lambda: 1.0 - given}.get(
             metric, lambda: given

@@ -100,6 +100,27 @@ def mean_bounds(chunks: NDArray[np.float64], *, low_tail: float, high_tail: floa
     return Bounds(value=mean, se=se, low=low, high=high)
 
 
+def ratio_bounds(
+    chunks: NDArray[np.float64], others: NDArray[np.float64], *, low_tail: float, high_tail: float
+) -> Bounds:
+    """Of the ratio of two means over the same chunks, paired: what both have in common cancels. 1 where both are
+    nought."""
+    top, under = float(chunks.mean()), float(others.mean())
+    if top == under == 0:
+        return Bounds(value=1.0, se=0.0, low=1.0, high=1.0)
+    if under <= 0 or top <= 0:
+        return Bounds(value=math.inf if under <= 0 else 0.0, se=math.inf, low=0.0, high=math.inf)
+    ratio = top / under
+    _, relative = _mean_se(chunks / top - others / under)
+    if not math.isfinite(relative):
+        return Bounds(value=ratio, se=math.inf, low=0.0, high=math.inf)
+    df = len(chunks) - 1
+    low = ratio * math.exp(-student_t(low_tail, df) * relative) if relative <= WIDEST_FAIL else 0.0
+    return Bounds(
+        value=ratio, se=ratio * relative, low=low, high=ratio * _exp(student_t(high_tail, df) * relative)
+    )  # fmt: skip
+
+
 def signed_bounds(chunks: NDArray[np.float64], *, low_tail: float, high_tail: float) -> Bounds:
     """Of a mean that may be negative: Student's interval, shifted for skewness (Johnson 1978)."""
     mean, se = _mean_se(chunks)

@@ -16,6 +16,7 @@ from quantplan.pipeline.statistics import Bounds, Errors
 if TYPE_CHECKING:
     from quantplan.pipeline.logits import TokenScores
 
+OF_LABEL = "kld_of_label"
 REPORTED = ("kld_mean", "kld_99", "kld_999", "kld_max", "ln_ppl_ratio", "top_changed", "rms_delta_p")
 _SHOWN = {"ln_ppl_ratio": "ppl_ratio", "top_changed": "same_top"}
 _UNITS = {"kld_mean": " nats a token", "kld_99": " nats", "kld_999": " nats", "kld_max": " nats"}
@@ -39,6 +40,7 @@ class CorpusScores:
     artifact: TokenScores
     q8_0: TokenScores | None = None
     floor: TokenScores | None = None
+    label: TokenScores | None = None  # the same preset made here; the artifact's own where the weights are the same
 
     @property
     def n_chunks(self) -> int:
@@ -74,6 +76,8 @@ def judge_corpus(corpus: str, scores: CorpusScores, policy: Policy, errors: Erro
     """Every metric of one corpus at one look."""
     limits = policy.limits(corpus)
     metrics = [_metric(corpus, name, scores, limits.get(name), errors) for name in REPORTED]
+    if scores.label is not None:
+        metrics.append(_metric(corpus, OF_LABEL, scores, limits.get(OF_LABEL), errors))
     found = [metric.verdict for metric in metrics if metric.verdict is not None]
     return CorpusJudgement(
         corpus=corpus, verdict=worst(found), metrics=(*metrics, *_context(corpus, scores, errors)),
@@ -82,12 +86,13 @@ def judge_corpus(corpus: str, scores: CorpusScores, policy: Policy, errors: Erro
 
 
 def _metric(corpus: str, name: str, scores: CorpusScores, limit: Limit | None, errors: Errors) -> Metric:
-    found = statistics.bounds(name, scores.artifact, low_tail=errors.wrong_fail, high_tail=errors.wrong_pass)
+    found = _bounds(name, scores, errors)
     n = int(scores.artifact.kld.size)
     if limit is None:
         return _shown(name, corpus, found, n=n, limit=None)
     least, most, about = _limit_bounds(name, scores, limit, errors)
-    held = least * (statistics.caution(scores.n_chunks) if name not in statistics.RATES else 1.0)
+    careful = name not in (*statistics.RATES, OF_LABEL)  # a share has no tail, a ratio to the same chunks none unseen
+    held = least * (statistics.caution(scores.n_chunks) if careful else 1.0)
     if not all(map(math.isfinite, (found.value, about))):
         verdict = Verdict.INCONCLUSIVE
     elif found.high <= held:
@@ -99,6 +104,15 @@ def _metric(corpus: str, name: str, scores: CorpusScores, limit: Limit | None, e
     if verdict is Verdict.INCONCLUSIVE and found.high <= least:
         reason = f"inside the limit, but {scores.n_chunks} chunks are few for a pass so near to it"
     return _shown(name, corpus, found, n=n, limit=about, verdict=verdict, margin=margin, reason=reason)
+
+
+def _bounds(name: str, scores: CorpusScores, errors: Errors) -> Bounds:
+    tails = {"low_tail": errors.wrong_fail, "high_tail": errors.wrong_pass}
+    if name != OF_LABEL or scores.label is None:
+        return statistics.bounds(name, scores.artifact, **tails)
+    own, same = scores.artifact.kld, scores.label.kld
+    n = min(len(own), len(same))
+    return statistics.ratio_bounds(own[:n].mean(axis=1), same[:n].mean(axis=1), **tails)
 
 
 def _limit_bounds(
@@ -261,7 +275,7 @@ def decide_saved(
             index = sorted(range(scores.n_chunks), key=lambda i: keys[i] if keys else i)[:n]
             parts = {
                 name: take(tokens, index)
-                for name in ("artifact", "q8_0", "floor")
+                for name in ("artifact", "q8_0", "floor", "label")
                 if (tokens := getattr(scores, name)) is not None
             }
             judged[corpus] = judge_corpus(corpus, CorpusScores(**parts), policy, errors)
@@ -277,3 +291,33 @@ def errors_of(policy: Policy, *, corpora: Sequence[str]) -> Errors:
     n_tests = sum(len(policy.limits(corpus)) for corpus in corpora)
     n_looks = len(statistics.looks(policy.budget_chunks))
     return statistics.errors_per_look(policy.error_rate, n_looks=n_looks, n_tests=max(1, n_tests))
+
+
+def chunks_needed(judged: CorpusJudgement, errors: Errors) -> int:
+    """About how many chunks would settle an undecided corpus; at least what a pass near its limit asks for."""
+    least = statistics.CAUTION[-1][0]
+    needs = [least]
+    for metric in judged.metrics:
+        if metric.verdict is not Verdict.INCONCLUSIVE or None in (metric.value, metric.se, metric.limit):
+            continue
+        assert metric.value is not None
+        assert metric.se is not None
+        assert metric.limit is not None
+        value, limit = metric.value, metric.limit
+        if metric.limit_is == "min":
+            value, limit = 1 - value, 1 - limit
+        elif metric.name == "ppl_ratio":
+            value, limit = max(value - 1, 1e-9), limit - 1
+        need = statistics.chunks_to_tell(value, metric.se, limit, n_chunks=judged.n_chunks, tail=errors.wrong_fail)
+        needs.append(min(need or 100_000, 100_000))
+    return max(needs)
+
+
+def log_of(perplexity: float) -> float:
+    """Nats a token of a perplexity."""
+    return math.log(perplexity)
+
+
+def exp_of(nll: float) -> float:
+    """Perplexity of nats a token, bounded where a float ends."""
+    return math.exp(min(nll, 700))
