@@ -347,3 +347,38 @@ class BadText(QuantplanError):
     def __init__(self, *, text: str, why: str) -> None:
         super().__init__(f"text {text}: {why}")
         self.text, self.why = text, why
+
+
+class HistoryUnreadable(QuantplanError):
+    """A store of results that is damaged, locked or was written by a newer quantplan."""
+
+    def __init__(self, *, path: str | Path, why: str) -> None:
+        super().__init__(f"{path}: the history {why}")
+        self.path, self.why = str(path), why
+
+
+class NoHistory(QuantplanError):
+    """Nothing was recorded of a model."""
+
+    def __init__(self, *, model: str, near: Sequence[str] = ()) -> None:
+        like = f"; recorded here: {', '.join(near)}" if near else ""
+        super().__init__(f"nothing was recorded of {model!r}{like}")
+        self.model, self.near = model, tuple(near)
+
+
+class DifferentSources(QuantplanError):
+    """Artifacts that were not made from one source: their figures say nothing about each other."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, first: str, other: str, why: str) -> None:
+        super().__init__(f"{first} and {other} were not made from one source: {why}")
+        self.first, self.other, self.why = first, other, why
+
+
+class ExtraMissing(QuantplanError):
+    """A Python package of an extra that this needs."""
+
+    def __init__(self, *, package: str, extra: str, what: str) -> None:
+        super().__init__(f"{what} needs {package}, which is not installed")
+        self.package, self.extra, self.what = package, extra, what
