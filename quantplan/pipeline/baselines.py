@@ -68,12 +68,12 @@ class Baselines:
 
     def _matters(self, role: str, corpus: str, before: CorpusScores, errors: Errors) -> bool:
         """Whether a limit may still be the relative one: the factor times the baseline's upper bound."""
-        tokens = getattr(before, role)
+        damage = getattr(before, role)
         for name, limit in self._policy.limits(corpus).items():
             factor = limit.of_q8_0 if role == "q8_0" else limit.of_floor
-            if factor <= 0 or tokens is None:
+            if factor <= 0 or damage is None:
                 continue
-            found = statistics.bounds(name, tokens, low_tail=errors.wrong_pass, high_tail=errors.wrong_fail)
+            found = statistics.bounds(name, damage, low_tail=errors.wrong_pass, high_tail=errors.wrong_fail)
             if factor * found.high > limit.absolute:
                 return True
         return False

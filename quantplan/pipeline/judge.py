@@ -16,6 +16,7 @@ from quantplan.llama.process import Runner, run_tool
 from quantplan.llama.types import Toolchain
 from quantplan.pipeline import baselines, evaluate, logits, pair, statistics, texts, verdict
 from quantplan.pipeline.base_cache import BaseCache
+from quantplan.pipeline.damage import reduce_scores
 from quantplan.pipeline.evaluate import Corpus, Scored, TextTooShort
 from quantplan.pipeline.logits import TokenScores
 from quantplan.pipeline.pair import Pair
@@ -99,6 +100,7 @@ class _Measuring:
         self.cache = BaseCache(request.base_cache, reference=request.reference, tools=request.tools)
         self.errors = verdict.errors_of(request.policy, corpora=[corpus.name for corpus in request.corpora])
         self.slices = {corpus.name: self._cut(corpus) for corpus in request.corpora}
+        self.tokens: dict[str, dict[str, TokenScores]] = {}
         self.scores: dict[str, CorpusScores] = {}
         self.baselines = baselines.Baselines(
             told, policy=request.policy, tools=request.tools, work=request.work, known=request.known,
@@ -174,10 +176,11 @@ class _Measuring:
             if self.request.base_cache is None:
                 base.unlink(missing_ok=True)
             text.path.unlink(missing_ok=True)
-        before = self.scores.get(corpus.name)
-        joined = {role: _joined(getattr(before, role, None), tokens) for role, tokens in found.items()}
-        kept = {role: getattr(before, role) for role in ("q8_0", "floor", "label") if before and role not in joined}
-        self.scores[corpus.name] = CorpusScores(**{**kept, **joined})
+            text.path.parent.rmdir()
+        tokens = self.tokens.setdefault(corpus.name, {})
+        for role, more in found.items():
+            tokens[role] = logits.join((tokens[role], more)) if role in tokens else more
+        self.scores[corpus.name] = CorpusScores(**{role: reduce_scores(all_) for role, all_ in tokens.items()})
 
     def _compared(
         self, corpus: str, settings: commands.EvalSettings
@@ -235,7 +238,3 @@ class _Measuring:
                 help="a longer text of the same domain, or a policy with wider limits",
             ))  # fmt: skip
         return tuple(found)
-
-
-def _joined(before: TokenScores | None, tokens: TokenScores) -> TokenScores:
-    return tokens if before is None else logits.join((before, tokens))

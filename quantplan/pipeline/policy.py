@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,14 @@ class Policy:
     def limits(self, corpus: str) -> Mapping[str, Limit]:
         """The limits on a corpus."""
         return {**self.quality, **self.corpora.get(corpus, {})}
+
+    def without_floor(self) -> Policy:
+        """The same where no floor is measured: no limit is relative to it."""
+
+        def bare(limits: Mapping[str, Limit]) -> dict[str, Limit]:
+            return {name: replace(limit, of_floor=0.0) for name, limit in limits.items()}
+
+        return replace(self, quality=bare(self.quality), corpora={c: bare(own) for c, own in self.corpora.items()})
 
     @property
     def needs_label(self) -> bool:
@@ -245,7 +253,8 @@ class _Reader:
         if 0 < factors.get("of_q8_0", 2.0) <= 1:
             raise self.fail(f"{path}.of_q8_0", "is not above 1: Q8_0 itself could not meet it")
         if "ceiling" in table:
-            factors["ceiling"] = self.number(table, "ceiling", path, low=absolute, high=1e6)
+            ceiling = self.number(table, "ceiling", path, low=given if side == "at_most" else absolute, high=1e6)
+            factors["ceiling"] = math.log(ceiling) if metric == "ppl_ratio" else ceiling
         return Limit(absolute=absolute, **factors)
 
     def performance(self, told: Mapping[str, Any]) -> dict[str, Ratio]:
