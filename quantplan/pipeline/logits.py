@@ -155,12 +155,29 @@ def compare(reference: Path, artifact: Path) -> TokenScores:
         columns[4].append(np.exp(q_target) - np.exp(p_target))
     shape = (ours.n_chunk, ours.n_scored)
     joined = [np.concatenate(column).reshape(shape) for column in columns]
+    if not np.isfinite(joined[0]).all():
+        raise BadLogits(path=reference, why="holds values that are not finite: the reference's weights are damaged")
     if not all(np.isfinite(column).all() for column in joined):
         raise BadLogits(path=artifact, why="holds values that are not finite: the weights are damaged")
     return TokenScores(
         nll_reference=joined[0], nll_artifact=joined[1], kld=joined[2], same_top=joined[3], delta_p=joined[4],
         n_clipped=n_clipped,
     )  # fmt: skip
+
+
+def mean_nll(path: Path) -> float:
+    """Nats a scored token of one file alone. Raises BadLogits for values that are not finite."""
+    import numpy as np
+
+    header = read_header(path)
+    targets = read_tokens(path, header)[:, header.n_ctx // 2 + 1 :].reshape(-1)
+    total, done = 0.0, 0
+    for log_p, _ in _slices(path, header):
+        total -= float(log_p[np.arange(len(log_p)), targets[done : done + len(log_p)]].sum())
+        done += len(log_p)
+    if not np.isfinite(total):
+        raise BadLogits(path=path, why="holds values that are not finite: the weights are damaged")
+    return total / done
 
 
 def _slices(path: Path, header: LogitsHeader) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:

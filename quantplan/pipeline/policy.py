@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ QUALITY = {
     "ppl_ratio": ("ln_ppl_ratio", "at_most"),
     "same_top": ("top_changed", "at_least"),
     "rms_delta_p": ("rms_delta_p", "at_most"),
+    "kld_of_label": ("kld_of_label", "at_most"),
 }
+ABSOLUTE_ONLY = ("kld_max", "kld_of_label")
 _LIMIT = ("at_most", "at_least", "of_floor", "of_q8_0", "ceiling")
 _QUALITY = ("error_rate", "budget_chunks", "reference_ppl_at_most", "corpora")
 PERFORMANCE = {
@@ -97,6 +99,18 @@ class Policy:
     def limits(self, corpus: str) -> Mapping[str, Limit]:
         """The limits on a corpus."""
         return {**self.quality, **self.corpora.get(corpus, {})}
+
+    def without_floor(self) -> Policy:
+        """The same where no floor is measured: no limit is relative to it."""
+
+        def bare(limits: Mapping[str, Limit]) -> dict[str, Limit]:
+            return {name: replace(limit, of_floor=0.0) for name, limit in limits.items()}
+
+        return replace(self, quality=bare(self.quality), corpora={c: bare(own) for c, own in self.corpora.items()})
+
+    @property
+    def needs_label(self) -> bool:
+        return any("kld_of_label" in limits for limits in (self.quality, *self.corpora.values()))
 
     @property
     def needs_floor(self) -> bool:
@@ -225,8 +239,8 @@ class _Reader:
             raise self.fail(f"{path}.{other}", f"has the wrong side: {metric} is bounded by {side}")
         if side not in table:
             raise self.fail(f"{path}.{side}", "is missing: every limit has an absolute part")
-        if metric == "kld_max" and set(table) - {side}:
-            raise self.fail(path, "may only be absolute: the largest of a sample has no baseline")
+        if metric in ABSOLUTE_ONLY and set(table) - {side}:
+            raise self.fail(path, "may only be absolute: it has no floor and no Q8_0 to be relative to")
         given = self.number(table, side, path, low=0.0, high=1e6)
         absolute = {"ppl_ratio": lambda: math.log(given) if given > 1 else -1.0, "same_top": lambda: 1.0 - given}.get(
             metric, lambda: given
@@ -239,7 +253,8 @@ class _Reader:
         if 0 < factors.get("of_q8_0", 2.0) <= 1:
             raise self.fail(f"{path}.of_q8_0", "is not above 1: Q8_0 itself could not meet it")
         if "ceiling" in table:
-            factors["ceiling"] = self.number(table, "ceiling", path, low=absolute, high=1e6)
+            ceiling = self.number(table, "ceiling", path, low=given if side == "at_most" else absolute, high=1e6)
+            factors["ceiling"] = math.log(ceiling) if metric == "ppl_ratio" else ceiling
         return Limit(absolute=absolute, **factors)
 
     def performance(self, told: Mapping[str, Any]) -> dict[str, Ratio]:

@@ -1,4 +1,4 @@
-"""Confidence bounds for per-token damage, and what they say of a limit at one look: pure functions.
+"""Confidence bounds for damage, and the plan of a sequential test: pure functions.
 
 The unit is the chunk (one window of the text): its tokens share a context, so they are not independent. Each metric
 has bounds of its own kind, because damage is skewed: a mean of values that are never negative is bounded on the
@@ -9,30 +9,21 @@ statistics at that interval's ends (Woodruff). docs/gate.md says what is assumed
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from quantplan.pipeline.logits import TokenScores
+from quantplan.pipeline.damage import SHARES, Damage
 
 LEAST_CHUNKS = 20  # before the first look
 LOOKS_AT = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the budget
 # A few chunks may hide damage that sits in few places: an early pass must be inside this share of the limit.
-CAUTION = ((40, 0.25), (80, 0.5))  # (under so many chunks, share)
+CAUTION = ((40, 1 / 3), (80, 1 / 2))  # (under so many chunks, share)
+CAUTIOUS = ("kld_mean", "rms_delta_p", "ln_ppl_ratio")  # means, which a few places can move without bound
 WIDEST_FAIL = 0.5  # a mean whose standard error is above half of it proves nothing
 LEAST_DF = 9
 DEFF_WHEN_NONE_SEEN = 4.0  # a share of nought has no design effect of its own
-
-MEANS = ("kld_mean", "rms_delta_p")
-QUANTILES = {"kld_99": 0.01, "kld_999": 0.001}
-RATES = ("top_changed",)
-SIGNED = ("ln_ppl_ratio",)
-GATED = (*MEANS, *QUANTILES, *RATES, *SIGNED, "kld_max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +38,8 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
-    """The one-sided error rates of one look at one metric: of calling good what is outside the limit, and the other
-    way. `limit` is the share of either that the limit's own uncertainty gets."""
+    """The one-sided error rates of one look at one metric: of calling good what is outside the limit, and bad what is
+    inside."""
 
     wrong_pass: float
     wrong_fail: float
@@ -75,141 +66,139 @@ def student_t(tail: float, df: int) -> float:
         return math.inf
     z = NormalDist().inv_cdf(1 - tail)
     z3, z5, z7 = (float(z**power) for power in (3, 5, 7))
-    terms = (
-        (z3 + z) / 4,
-        (5 * z5 + 16 * z3 + 3 * z) / 96,
-        (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / 384,
-    )
+    terms = ((z3 + z) / 4, (5 * z5 + 16 * z3 + 3 * z) / 96, (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / 384)
     return float(z + sum(term / df ** (i + 1) for i, term in enumerate(terms)))
 
 
-def mean_bounds(chunks: NDArray[np.float64], *, low_tail: float, high_tail: float) -> Bounds:
+def mean_bounds(chunks: Sequence[float], *, low_tail: float, high_tail: float) -> Bounds:
     """Of a mean of values that are never negative, by chunk means: exp(ln mean ± t·se/mean). Above, one more chunk as
     bad as the worst is counted in: what a heavy tail has not shown yet."""
-    import numpy as np
-
-    mean, se = _mean_se(chunks)
-    if mean == 0:
+    mean, se = mean_se(chunks)
+    if mean == 0 and math.isfinite(se):
         return Bounds(value=0.0, se=0.0, low=0.0, high=0.0)
-    relative = se / mean
-    if not math.isfinite(relative):
+    t_low, t_high = student_t(low_tail, len(chunks) - 1), student_t(high_tail, len(chunks) - 1)
+    if not math.isfinite(se) or not math.isfinite(t_high):
         return Bounds(value=mean, se=se, low=0.0, high=math.inf)
-    more, more_se = _mean_se(np.append(chunks, chunks.max()))
-    high = more * _exp(student_t(high_tail, len(chunks) - 1) * more_se / more)
-    low = mean * math.exp(-student_t(low_tail, len(chunks) - 1) * relative) if relative <= WIDEST_FAIL else 0.0
-    return Bounds(value=mean, se=se, low=low, high=high)
+    more, more_se = mean_se((*chunks, max(chunks)))
+    low = mean * math.exp(-t_low * se / mean) if se <= WIDEST_FAIL * mean else 0.0
+    return Bounds(value=mean, se=se, low=low, high=more * _exp(t_high * more_se / more))
 
 
-def signed_bounds(chunks: NDArray[np.float64], *, low_tail: float, high_tail: float) -> Bounds:
+def ratio_bounds(
+    chunks: Sequence[float], others: Sequence[float], *, low_tail: float, high_tail: float
+) -> Bounds:  # fmt: skip
+    """Of the ratio of two means over the same chunks, paired: what both have in common cancels. 1 where both are
+    nought."""
+    top, under = math.fsum(chunks) / len(chunks), math.fsum(others) / len(others)
+    if tuple(chunks) == tuple(others):
+        return Bounds(value=1.0, se=0.0, low=1.0, high=1.0)
+    if under <= 0 or top <= 0:
+        return Bounds(value=math.inf if under <= 0 else 0.0, se=math.inf, low=0.0, high=math.inf)
+    ratio = top / under
+    _, relative = mean_se([a / top - b / under for a, b in zip(chunks, others, strict=True)])
+    t_low, t_high = student_t(low_tail, len(chunks) - 1), student_t(high_tail, len(chunks) - 1)
+    if not math.isfinite(relative) or not math.isfinite(t_high):
+        return Bounds(value=ratio, se=math.inf, low=0.0, high=math.inf)
+    low = ratio * math.exp(-t_low * relative) if relative <= WIDEST_FAIL else 0.0
+    return Bounds(value=ratio, se=ratio * relative, low=low, high=ratio * _exp(t_high * relative))
+
+
+def signed_bounds(chunks: Sequence[float], *, low_tail: float, high_tail: float) -> Bounds:
     """Of a mean that may be negative: Student's interval, shifted for skewness (Johnson 1978)."""
-    mean, se = _mean_se(chunks)
-    if not math.isfinite(se):
-        return Bounds(value=mean, se=se, low=-math.inf, high=math.inf)
+    mean, se = mean_se(chunks)
     n = len(chunks)
-    third = float(((chunks - mean) ** 3).mean())
+    t_low, t_high = student_t(low_tail, n - 1), student_t(high_tail, n - 1)
+    if not math.isfinite(se) or not math.isfinite(t_high):
+        return Bounds(value=mean, se=se, low=-math.inf, high=math.inf)
+    third = math.fsum((value - mean) ** 3 for value in chunks) / n
     shift = third / (6 * se**2 * n**2) if se else 0.0  # mu3 / (6 s^2 n), with se^2 = s^2 / n
     shift = math.copysign(min(abs(shift), se), shift)
-    return Bounds(
-        value=mean, se=se,
-        low=mean + shift - student_t(low_tail, n - 1) * se,
-        high=mean + shift + student_t(high_tail, n - 1) * se,
-    )  # fmt: skip
+    return Bounds(value=mean, se=se, low=mean + shift - t_low * se, high=mean + shift + t_high * se)
 
 
-def rate_bounds(hits: NDArray[np.bool_], *, low_tail: float, high_tail: float) -> Bounds:
-    """Of a share of tokens, shape (n_chunk, n_scored): Wilson's interval at the effective number of tokens."""
-    n_chunk, per_chunk = hits.shape
-    rate, se = _mean_se(hits.mean(axis=1))
-    if not math.isfinite(se):
+def rate_bounds(shares: Sequence[float], *, n_scored: int, low_tail: float, high_tail: float) -> Bounds:
+    """Of a share of tokens, from each chunk's share: Wilson's interval at the effective number of tokens."""
+    rate, se = mean_se(shares)
+    t_low, t_high = student_t(low_tail, len(shares) - 1), student_t(high_tail, len(shares) - 1)
+    if not math.isfinite(se) or not math.isfinite(t_high):
         return Bounds(value=rate, se=se, low=0.0, high=1.0)
-    independent = rate * (1 - rate) / (n_chunk * per_chunk)
-    deff = max(1.0, se**2 / independent) if independent else DEFF_WHEN_NONE_SEEN
-    n = n_chunk * per_chunk / deff
-    low = _wilson(rate, n, -student_t(low_tail, n_chunk - 1))
-    high = _wilson(rate, n, student_t(high_tail, n_chunk - 1))
-    return Bounds(value=rate, se=se, low=low, high=high)
+    independent = rate * (1 - rate) / (len(shares) * n_scored)
+    deff = max(1.0, se**2 / independent) if independent > 0 else DEFF_WHEN_NONE_SEEN
+    n = len(shares) * n_scored / deff
+    return Bounds(value=rate, se=se, low=_wilson(rate, n, -t_low), high=_wilson(rate, n, t_high))
 
 
-def quantile_bounds(values: NDArray[np.float64], share: float, *, low_tail: float, high_tail: float) -> Bounds:
-    """Of the value that `share` of the tokens exceed. Unbounded above where too few tokens were seen for it."""
-    import numpy as np
-
-    at = float(np.quantile(values, 1 - share, method="higher"))
-    above = rate_bounds(values > at, low_tail=high_tail, high_tail=low_tail)
-    rate = _around(share, above, values.size)
-    flat = np.sort(values, axis=None)
-    high = _at_share(flat, rate.low)
-    low = _at_share(flat, rate.high)
-    return Bounds(value=at, se=(high - low) / 4 if math.isfinite(high) else math.inf, low=low, high=high)
-
-
-def _around(share: float, above: Bounds, n: int) -> Bounds:
-    """The interval of the exceeding share, taken around the share asked for: ties move the observed one."""
-    moved = share - above.value if n else 0.0
-    return Bounds(value=share, se=above.se, low=max(0.0, above.low + moved), high=min(1.0, above.high + moved))
+def quantile_bounds(name: str, damage: Damage, *, low_tail: float, high_tail: float) -> Bounds:
+    """Of the divergence that a small share of the tokens exceeds. Unbounded above where too few tokens were seen
+    for it, and nought below where the bound lies under what is kept of the tail."""
+    share, above = SHARES[name], getattr(damage, name.replace("kld", "above"))
+    rate = rate_bounds(above, n_scored=damage.n_scored, low_tail=high_tail, high_tail=low_tail)
+    moved = share - rate.value  # ties and rounding move the observed share a little
+    high = _at_share(damage, rate.low + moved)
+    low = _at_share(damage, rate.high + moved)
+    value = damage.quantile(name)
+    return Bounds(value=value, se=_spread(damage, rate, moved), low=min(low, value), high=max(high, value))
 
 
-def _at_share(flat: NDArray[np.float64], share: float) -> float:
-    """The order statistic that `share` of the values exceed; infinite when it would be beyond the largest."""
-    rank = math.floor(share * len(flat))  # so many values are larger
-    return float(flat[len(flat) - 1 - rank]) if rank >= 1 else math.inf
+def _spread(damage: Damage, rate: Bounds, moved: float) -> float:
+    """Half the distance of the quantiles one standard error of the share to either side."""
+    low, high = (_at_share(damage, rate.value + moved + sign * rate.se) for sign in (1, -1))
+    return (high - low) / 2
+
+
+def _at_share(damage: Damage, share: float) -> float:
+    """The divergence that `share` of the tokens exceed; infinite beyond the largest, nought under the tail."""
+    rank = math.floor(share * damage.n_tokens)  # so many values are larger
+    if rank < 1:
+        return math.inf
+    return damage.tail[rank] if rank < len(damage.tail) else 0.0
 
 
 def _wilson(rate: float, n: float, z: float) -> float:
     centre = rate + z * z / (2 * n)
-    return (centre + z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+    found = (centre + z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+    return min(1.0, max(0.0, found))
 
 
-def _mean_se(chunks: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard error; the latter is infinite under two chunks. Summed in sorted order: the order of the
-    chunks does not move the last bit."""
-    import numpy as np
-
-    ordered = np.sort(chunks)
-    n = len(ordered)
-    mean = float(ordered.mean())
+def mean_se(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error, infinite under two values. Exact sums: the order does not move the last bit."""
+    n = len(values)
+    mean = math.fsum(values) / n
     if n < 2:
         return mean, math.inf
-    return mean, math.sqrt(float(np.sort((ordered - mean) ** 2).sum()) / (n - 1) / n)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
 def _exp(power: float) -> float:
     return math.exp(power) if power < 700 else math.inf
 
 
-def bounds(name: str, tokens: TokenScores, *, low_tail: float, high_tail: float) -> Bounds:
-    """One gated damage of an artifact on a corpus. rms_delta_p is bounded through its square; the largest KLD is
-    what was seen, without bounds."""
+def bounds(name: str, damage: Damage, *, low_tail: float, high_tail: float) -> Bounds:
+    """One damage of an artifact on a corpus. rms_delta_p is bounded through its square; the largest KLD is what was
+    seen, without bounds."""
     tails = {"low_tail": low_tail, "high_tail": high_tail}
     if name == "kld_mean":
-        return mean_bounds(_not_negative(tokens.kld.mean(axis=1)), **tails)
+        return mean_bounds(damage.kld, **tails)
     if name == "rms_delta_p":
-        square = mean_bounds((tokens.delta_p**2).mean(axis=1), **tails)
+        square = mean_bounds(damage.delta_p_squared, **tails)
         root = math.sqrt(square.value)
         se = square.se / (2 * root) if root else 0.0
         return Bounds(value=root, se=se, low=math.sqrt(square.low), high=math.sqrt(square.high))
-    if name in QUANTILES:
-        return quantile_bounds(tokens.kld, QUANTILES[name], **tails)
+    if name in SHARES:
+        return quantile_bounds(name, damage, **tails)
     if name == "top_changed":
-        return rate_bounds(~tokens.same_top, **tails)
+        return rate_bounds(damage.top_changed, n_scored=damage.n_scored, **tails)
     if name == "ln_ppl_ratio":
-        return signed_bounds((tokens.nll_artifact - tokens.nll_reference).mean(axis=1), **tails)
-    largest = float(tokens.kld.max())
-    return Bounds(value=largest, se=0.0, low=largest, high=largest)
+        return signed_bounds(damage.ln_ppl_ratio, **tails)
+    return Bounds(value=damage.kld_max, se=0.0, low=damage.kld_max, high=damage.kld_max)
 
 
-def _not_negative(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A divergence is never negative; the file's 16-bit steps may leave a chunk a hair under nought."""
-    import numpy as np
-
-    return np.maximum(means, 0.0)
-
-
-def caution(n_chunks: int) -> float:
+def caution(name: str, n_chunks: int) -> float:
     """The share of the limit that a pass after so few chunks must stay inside."""
-    for under, share in CAUTION:
-        if n_chunks < under:
-            return share
+    if name in CAUTIOUS:
+        for under, share in CAUTION:
+            if n_chunks < under:
+                return share
     return 1.0
 
 

@@ -4,18 +4,16 @@ gate. docs/gate.md has the test, its error rate and what is assumed."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from quantplan.artifact.results import Finding, Metric, Severity, Verdict
 from quantplan.pipeline import statistics
+from quantplan.pipeline.damage import Damage
 from quantplan.pipeline.policy import Limit, Policy
 from quantplan.pipeline.statistics import Bounds, Errors
 
-if TYPE_CHECKING:
-    from quantplan.pipeline.logits import TokenScores
-
+OF_LABEL = "kld_of_label"
 REPORTED = ("kld_mean", "kld_99", "kld_999", "kld_max", "ln_ppl_ratio", "top_changed", "rms_delta_p")
 _SHOWN = {"ln_ppl_ratio": "ppl_ratio", "top_changed": "same_top"}
 _UNITS = {"kld_mean": " nats a token", "kld_99": " nats", "kld_999": " nats", "kld_max": " nats"}
@@ -36,13 +34,14 @@ class Judgement:
 class CorpusScores:
     """An artifact on one corpus so far, and what its limits are relative to; None where that was not measured."""
 
-    artifact: TokenScores
-    q8_0: TokenScores | None = None
-    floor: TokenScores | None = None
+    artifact: Damage
+    q8_0: Damage | None = None
+    floor: Damage | None = None
+    label: Damage | None = None  # the same preset made here; the artifact's own where the weights are the same
 
     @property
     def n_chunks(self) -> int:
-        return len(self.artifact.kld)
+        return self.artifact.n_chunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +57,7 @@ class CorpusJudgement:
     @property
     def deciding(self) -> Metric | None:
         """The metric that its verdict hangs on: of those that share it, the one furthest out."""
-        held = [m for m in self.metrics if m.verdict is self.verdict]
+        held = [m for m in self.metrics if m.verdict is self.verdict and not (m.name == OF_LABEL and m.se == 0)]
         return max(held, key=_share_of_limit) if held else None
 
 
@@ -74,23 +73,26 @@ def judge_corpus(corpus: str, scores: CorpusScores, policy: Policy, errors: Erro
     """Every metric of one corpus at one look."""
     limits = policy.limits(corpus)
     metrics = [_metric(corpus, name, scores, limits.get(name), errors) for name in REPORTED]
+    if scores.label is not None:
+        metrics.append(_metric(corpus, OF_LABEL, scores, limits.get(OF_LABEL), errors))
     found = [metric.verdict for metric in metrics if metric.verdict is not None]
     return CorpusJudgement(
         corpus=corpus, verdict=worst(found), metrics=(*metrics, *_context(corpus, scores, errors)),
-        n_chunks=scores.n_chunks, n_tokens=int(scores.artifact.kld.size),
+        n_chunks=scores.n_chunks, n_tokens=scores.artifact.n_tokens,
     )  # fmt: skip
 
 
 def _metric(corpus: str, name: str, scores: CorpusScores, limit: Limit | None, errors: Errors) -> Metric:
-    found = statistics.bounds(name, scores.artifact, low_tail=errors.wrong_fail, high_tail=errors.wrong_pass)
-    n = int(scores.artifact.kld.size)
+    found = _bounds(name, scores, errors)
+    n = scores.artifact.n_tokens
     if limit is None:
         return _shown(name, corpus, found, n=n, limit=None)
     least, most, about = _limit_bounds(name, scores, limit, errors)
-    held = least * (statistics.caution(scores.n_chunks) if name not in statistics.RATES else 1.0)
+    held = least * statistics.caution(name, scores.n_chunks)
+    itself = limit.of_q8_0 > 1 and scores.q8_0 is not None and scores.q8_0.kld == scores.artifact.kld
     if not all(map(math.isfinite, (found.value, about))):
         verdict = Verdict.INCONCLUSIVE
-    elif found.high <= held:
+    elif itself or found.high <= held:  # Q8_0 is inside a multiple of itself, whatever it is
         verdict = Verdict.PASS
     else:
         verdict = Verdict.FAIL if found.low > most else Verdict.INCONCLUSIVE
@@ -99,6 +101,13 @@ def _metric(corpus: str, name: str, scores: CorpusScores, limit: Limit | None, e
     if verdict is Verdict.INCONCLUSIVE and found.high <= least:
         reason = f"inside the limit, but {scores.n_chunks} chunks are few for a pass so near to it"
     return _shown(name, corpus, found, n=n, limit=about, verdict=verdict, margin=margin, reason=reason)
+
+
+def _bounds(name: str, scores: CorpusScores, errors: Errors) -> Bounds:
+    tails = {"low_tail": errors.wrong_fail, "high_tail": errors.wrong_pass}
+    if name != OF_LABEL or scores.label is None:
+        return statistics.bounds(name, scores.artifact, **tails)
+    return statistics.ratio_bounds(scores.artifact.kld, scores.label.kld, **tails)
 
 
 def _limit_bounds(
@@ -145,10 +154,10 @@ def _shown(
 
 def _context(corpus: str, scores: CorpusScores, errors: Errors) -> list[Metric]:
     """What is told beside the gated metrics: perplexities, and the damage that limits are relative to."""
-    n = int(scores.artifact.kld.size)
+    n = scores.artifact.n_tokens
     plain = [
-        ("ppl_reference", float(scores.artifact.nll_reference.mean())),
-        ("ppl_artifact", float(scores.artifact.nll_artifact.mean())),
+        ("ppl_reference", scores.artifact.nll_reference),
+        ("ppl_artifact", scores.artifact.nll_artifact),
     ]
     told = [
         Metric(name=name, corpus=corpus, value=math.exp(min(nll, 700)), se=None, low=None, high=None, limit=None, n=n)
@@ -159,7 +168,7 @@ def _context(corpus: str, scores: CorpusScores, errors: Errors) -> list[Metric]:
             found = statistics.bounds(
                 "kld_mean", tokens, low_tail=errors.wrong_pass, high_tail=errors.wrong_fail
             )  # fmt: skip
-            told.append(_shown(name, corpus, found, n=int(tokens.kld.size), limit=None))
+            told.append(_shown(name, corpus, found, n=tokens.n_tokens, limit=None))
     return told
 
 
@@ -226,7 +235,7 @@ def _limits_of_sight(judged: Sequence[CorpusJudgement], policy: Policy) -> tuple
         return ()
     few = min(one.n_chunks for one in judged)
     hidden = statistics.unseen_share(few, policy.error_rate)
-    least = min(m.limit - m.value for m in seen if m.limit is not None and m.value is not None)
+    least = min((m.limit - m.value for m in seen if m.limit is not None and m.value is not None), default=0.0)
     if least <= 0:
         return ()
     return (
@@ -240,40 +249,38 @@ def _limits_of_sight(judged: Sequence[CorpusJudgement], policy: Policy) -> tuple
     )  # fmt: skip
 
 
-def decide_saved(
-    saved: Mapping[str, CorpusScores], policy: Policy, *, order: Mapping[str, Sequence[str]] | None = None
-) -> Judgement:
-    """The whole sequential test on data that is already there: at every look the chunks with the smallest keys.
-
-    `order` has a key a chunk, by content (logits.chunk_keys): then the order in which chunks are stored is
-    immaterial. Without it they are taken as stored.
-    """
-    from quantplan.pipeline.logits import take
-
-    plan = statistics.looks(policy.budget_chunks)
-    errors = errors_of(policy, corpora=tuple(saved))
-    judged: dict[str, CorpusJudgement] = {}
-    for n in plan:
-        for corpus, scores in saved.items():
-            if corpus in judged and judged[corpus].verdict is Verdict.PASS:
-                continue
-            keys = order[corpus] if order else None
-            index = sorted(range(scores.n_chunks), key=lambda i: keys[i] if keys else i)[:n]
-            parts = {
-                name: take(tokens, index)
-                for name in ("artifact", "q8_0", "floor")
-                if (tokens := getattr(scores, name)) is not None
-            }
-            judged[corpus] = judge_corpus(corpus, CorpusScores(**parts), policy, errors)
-            if judged[corpus].verdict is Verdict.FAIL:
-                return conclude(tuple(judged.values()), policy=policy)
-        if all(one.verdict is Verdict.PASS for one in judged.values()):
-            break
-    return conclude(tuple(judged.values()), policy=policy)
-
-
 def errors_of(policy: Policy, *, corpora: Sequence[str]) -> Errors:
     """The policy's error rate over its looks, metrics and corpora."""
     n_tests = sum(len(policy.limits(corpus)) for corpus in corpora)
     n_looks = len(statistics.looks(policy.budget_chunks))
     return statistics.errors_per_look(policy.error_rate, n_looks=n_looks, n_tests=max(1, n_tests))
+
+
+def chunks_needed(judged: CorpusJudgement, errors: Errors) -> int:
+    """About how many chunks would settle an undecided corpus; at least what a pass near its limit asks for."""
+    least = statistics.CAUTION[-1][0]
+    needs = [least]
+    for metric in judged.metrics:
+        if metric.verdict is not Verdict.INCONCLUSIVE or None in (metric.value, metric.se, metric.limit):
+            continue
+        assert metric.value is not None
+        assert metric.se is not None
+        assert metric.limit is not None
+        value, limit = metric.value, metric.limit
+        if metric.limit_is == "min":
+            value, limit = 1 - value, 1 - limit
+        elif metric.name == "ppl_ratio":
+            value, limit = max(value - 1, 1e-9), limit - 1
+        need = statistics.chunks_to_tell(value, metric.se, limit, n_chunks=judged.n_chunks, tail=errors.wrong_fail)
+        needs.append(min(need or 100_000, 100_000))
+    return max(needs)
+
+
+def log_of(perplexity: float) -> float:
+    """Nats a token of a perplexity."""
+    return math.log(perplexity)
+
+
+def exp_of(nll: float) -> float:
+    """Perplexity of nats a token, bounded where a float ends."""
+    return math.exp(min(nll, 700))
