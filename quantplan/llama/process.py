@@ -134,7 +134,8 @@ def start_tool(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            preexec_fn=_death_with_parent(os.getpid()) if dies_with_us else None,
+            # In the child it calls one C function, looked up before the fork: nothing there can wait for a lock.
+            preexec_fn=_death_with_parent(os.getpid()) if dies_with_us else None,  # noqa: PLW1509
         )
     except OSError as error:
         reason = error.strerror or str(error)

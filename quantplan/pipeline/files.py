@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantplan.artifact.receipt import FileEntry, sha256_of, sync_folder
@@ -24,13 +25,13 @@ def hash_of(path: Path) -> str:
     """sha256 of a file; of a folder that of its list of names and hashes."""
     if not path.is_dir():
         return sha256_of(path)
-    listed = "".join(f"{sha256_of(member)}  {member.name}\n" for member in members(path))
+    return hash_of_list([FileEntry(name=m.name, sha256=sha256_of(m), bytes=0) for m in members(path)])
+
+
+def hash_of_list(files: Sequence[FileEntry]) -> str:
+    """sha256 over names and hashes, in the order of the names."""
+    listed = "".join(f"{one.sha256}  {one.name}\n" for one in sorted(files, key=lambda one: one.name))
     return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def entries_of(path: Path) -> tuple[FileEntry, ...]:
-    """One entry a file, hashed now."""
-    return tuple(FileEntry(name=m.name, sha256=sha256_of(m), bytes=m.stat().st_size) for m in members(path))
 
 
 def remove(path: Path) -> None:

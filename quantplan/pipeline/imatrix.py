@@ -6,7 +6,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quantplan.artifact.receipt import FileEntry
@@ -15,14 +15,15 @@ from quantplan.llama import commands, output
 from quantplan.llama.process import Runner
 from quantplan.llama.types import Completed
 from quantplan.model.byte_window import FileSource
-from quantplan.model.gguf_header import GgufHeader, parse_gguf_header
 from quantplan.model.facts import TensorFacts
+from quantplan.model.gguf_header import GgufHeader, parse_gguf_header, read_gguf_header
 from quantplan.pipeline.evaluate import TextTooShort
 from quantplan.pipeline.files import move_into_place
 from quantplan.pipeline.request import Workplace
 from quantplan.pipeline.schedule import CONVERTED, IMATRIX
 from quantplan.pipeline.steps import Step, shown
 
+COVERAGE = "coverage"  # the record's name for what follows
 DATASETS, CHUNKS = "imatrix.datasets", "imatrix.chunk_count"  # common/common.h: LLM_KV_IMATRIX_*
 _SUMS, _COUNTS = ".in_sum2", ".counts"  # tools/imatrix/imatrix.cpp, save_imatrix()
 _TOO_SHORT = re.compile(r"you need at least (\d+) tokens")
@@ -167,6 +168,23 @@ def _uncounted(path: Path, header: GgufHeader) -> Iterator[str]:
             yield from ([name] if len(missing) == len(counts) else [f"{name}[{i}]" for i in missing])
 
 
+def keep_coverage(work: Workplace, matrix: FileEntry) -> None:
+    """Keeps what the matrix has no data of, and says it."""
+    header = read_gguf_header(work.path(CONVERTED))
+    tensors = tuple(TensorFacts(name=t.name, shape=t.shape, type_name=t.type_name) for t in header.tensors)
+    found = coverage(work.path(IMATRIX), tensors)
+    work.record.keep(COVERAGE, matrix.sha256, asdict(found))
+    if found.without_data:
+        work.tell("imatrix", without_data_sentence(found))
+
+
+def without_data_sentence(found: Coverage) -> str:
+    """Which tensors and experts the calibration text never reached."""
+    names = ", ".join(found.without_data[:8])
+    more = f" and {len(found.without_data) - 8} more" if len(found.without_data) > 8 else ""
+    return f"the calibration text gave no data for {names}{more}: they are quantized as without a matrix"
+
+
 def take_given(given: Path, target: Path) -> None:
     """Copies an importance matrix into the work folder, without the local paths that it may name.
 
@@ -202,4 +220,3 @@ def _rewritten(given: Path, target: Path, metadata: Mapping[str, object], datase
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-

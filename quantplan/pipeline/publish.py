@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quantplan.artifact.plan_file import Plan
-from quantplan.artifact.receipt import FileEntry, Receipt, StepEntry, read_receipt
+from quantplan.artifact.receipt import MMPROJ_PREFIX, FileEntry, Receipt, StepEntry, read_receipt
 from quantplan.artifact.results import Result, newest_result
 from quantplan.errors import BadArtifact
 from quantplan.llama import commands
 from quantplan.pipeline import gate, scoring
 from quantplan.pipeline.card import model_card
 from quantplan.pipeline.convert import converter_versions, source_entries
-from quantplan.pipeline.files import members
+from quantplan.pipeline.files import hash_of_list, members
 from quantplan.pipeline.gate import Judgement, Scores
-from quantplan.pipeline.imatrix import calibration_entry, coverage
+from quantplan.pipeline.imatrix import COVERAGE, calibration_entry, coverage
 from quantplan.pipeline.layout import Contents, engine_entry, lay_out, source_entry
 from quantplan.pipeline.request import BASELINE, Workplace
-from quantplan.pipeline.schedule import IMATRIX, MMPROJ, REFERENCE, Action, Kind, logits_key, model_key
+from quantplan.pipeline.schedule import IMATRIX, MMPROJ, REFERENCE, Action, Kind, model_key
 
 
 class Finished(Protocol):
@@ -58,11 +58,12 @@ class Publisher:
             receipt, found = read_receipt(folder), newest_result(folder, "gate")
         except BadArtifact as error:
             return f"no artifact there: {error}" if folder.exists() else "no artifact there"
-        files = [work.record.entry(folder / one.name) if (folder / one.name).is_file() else None for one in receipt.files]
+        files = [
+            work.record.entry(folder / one.name) if (folder / one.name).is_file() else None for one in receipt.files
+        ]
         if [one and one.sha256 for one in files] != [one.sha256 for one in receipt.files]:
             return "its artifact's files have changed"
-        wanted = self._expected(action.subject)
-        if wanted and wanted != _listed(receipt.files):
+        if self._finished.entry(model_key(work.request.work(), action.subject)).sha256 not in _hashes(receipt.files):
             return "its artifact is of other files"
         if found is None or found.artifact_sha256 != receipt.model_file.sha256:
             return "its artifact has no verdict"
@@ -71,10 +72,6 @@ class Publisher:
         if found.tool.get("settings") != told_settings(work.request.settings):
             return "its artifact was judged with other settings"
         return None
-
-    def _expected(self, quant: str) -> str | None:
-        """The hash that `files.hash_of` gives the model files of a preset, as the runner knows them."""
-        return self._finished.entry(model_key(self._work.request.work(), quant)).sha256
 
     def built(self, quant: str, *, fresh: bool) -> Built:
         """The artifact as it lies there."""
@@ -124,7 +121,7 @@ class Publisher:
             files=files, quant=quant, tools=tools, steps=self._steps(quant), texts=self._texts(),
             source=source_entry(source_entries(work), repo=source.repo, revision=source.revision, name=source.name),
             calibration=calibration_entry(work), imatrix=self._imatrix(files),
-            fallbacks=self._fallbacks(quant, files[0]),
+            fallbacks=fallbacks_of(work, quant),
             overrides=asdict(overrides) if overrides.flags() else None,
         )  # fmt: skip
 
@@ -143,13 +140,11 @@ class Publisher:
     def _imatrix(self, files: tuple[FileEntry, ...]) -> Mapping[str, Any] | None:
         if not self._work.request.work().imatrix:
             return None
-        told = self._work.record.value("coverage", self._finished.entry(IMATRIX).sha256)
+        sha256 = self._finished.entry(IMATRIX).sha256
+        told = self._work.record.value(COVERAGE, sha256)
         if told is None:
             told = asdict(coverage(self._work.path(IMATRIX)))
-        return {"sha256": self._finished.entry(IMATRIX).sha256, **told}
-
-    def _fallbacks(self, quant: str, file: FileEntry) -> tuple[str, ...]:
-        return fallbacks_of(self._work, quant)
+        return {"sha256": sha256, **told}
 
     def _plan(self, model: Path, quant: str, file: FileEntry) -> Plan | None:
         plan = self._work.request.make_plan(model, quant)
@@ -170,15 +165,11 @@ def told_settings(settings: commands.EvalSettings) -> dict[str, int]:
             "n_chunks": settings.n_chunks}  # fmt: skip
 
 
-def _listed(files: tuple[FileEntry, ...]) -> str:
-    """The hash of the model files as `files.hash_of` gives it: one file's own, of several that of their list."""
-    import hashlib
-
-    models = [one for one in files if not one.name.startswith("mmproj-")]
-    if len(models) == 1:
-        return models[0].sha256
-    listed = "".join(f"{one.sha256}  {one.name}\n" for one in sorted(models, key=lambda one: one.name))
-    return hashlib.sha256(listed.encode()).hexdigest()
+def _hashes(files: tuple[FileEntry, ...]) -> tuple[str, ...]:
+    """What the runner may know the model files as: one file by its hash, a folder of them by that of their list."""
+    models = [one for one in files if not one.name.startswith(MMPROJ_PREFIX)]
+    own = (models[0].sha256,) if len(models) == 1 else ()
+    return (*own, hash_of_list(models))
 
 
 def fallbacks_of(work: Workplace, quant: str) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from quantplan.artifact.receipt import FileEntry
 from quantplan.llama import commands, output
 from quantplan.llama.process import Runner
 from quantplan.llama.types import Completed
-from quantplan.pipeline.imatrix import tool_build
 from quantplan.pipeline.files import remove
+from quantplan.pipeline.imatrix import tool_build
 from quantplan.pipeline.request import Workplace
 from quantplan.pipeline.schedule import CONVERTED, IMATRIX
 from quantplan.pipeline.steps import NotWhole, Step, shown, verify_gguf
@@ -76,4 +76,3 @@ def _verify_shards(folder: Path) -> None:
         raise NotWhole(path=folder, why=f"{len(found)} files, their names say {sorted(counts)}")
     for path in found:
         verify_gguf(path)
-

@@ -59,7 +59,7 @@ class Record:
         self.write()
 
     def entry(self, path: Path, *, name: str | None = None) -> FileEntry:
-        """A file's (or folder's) name, hash and size; hashed once as long as its size, inode and times of change stay."""
+        """Name, hash and size of a file or folder; hashed once as long as size, inode and times of change stay."""
         stamp, size = _stamp(path), size_of(path)
         kept = self._hashes.get(self._key(path))
         if not kept or kept["stamp"] != stamp:
@@ -85,7 +85,9 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        """run.json, whole or not at all."""
+        """run.json, whole or not at all. Without a work folder (nothing is built yet) nothing is written."""
+        if not self._path.parent.is_dir():
+            return
         told = {"schema": SCHEMA, "steps": self._steps, "values": self._values, "hashes": self._hashes}
         write_atomically(self._path, json.dumps(told, indent=1))
 

@@ -16,9 +16,9 @@ from quantplan.llama.process import Runner
 from quantplan.llama.types import Toolchain
 from quantplan.pipeline.disk import BuildSizes, DiskMode
 from quantplan.pipeline.evaluate import Corpus
+from quantplan.pipeline.record import Record
 from quantplan.pipeline.schedule import CONVERTED, IMATRIX, MMPROJ, Work, logits_key
 from quantplan.pipeline.source import Source
-from quantplan.pipeline.record import Record
 from quantplan.pipeline.steps import Tell
 
 BASELINE = "Q8_0"
@@ -114,4 +114,4 @@ def file_stem(name: str) -> str:
     import gguf
 
     _, _, base, finetune, version, size = gguf.Metadata.get_model_id_components(name)
-    return gguf.naming_convention(name, base, finetune, version, size, None) or name  # type: ignore[no-any-return]
+    return gguf.naming_convention(name, base, finetune, version, size, None) or name

@@ -16,13 +16,13 @@ from quantplan.pipeline import scoring
 from quantplan.pipeline.convert import convert_step
 from quantplan.pipeline.files import remove
 from quantplan.pipeline.gate import Scores
-from quantplan.pipeline.imatrix import imatrix_step
+from quantplan.pipeline.imatrix import imatrix_step, keep_coverage
 from quantplan.pipeline.publish import Publisher
 from quantplan.pipeline.quantize import quantize_step, split_step
 from quantplan.pipeline.record import Done
 from quantplan.pipeline.request import Workplace
 from quantplan.pipeline.schedule import CONVERTED, IMATRIX, MMPROJ, SOURCE, Action, Kind
-from quantplan.pipeline.steps import Step, run_step, stale
+from quantplan.pipeline.steps import PARTIAL, Step, run_step, stale
 from quantplan.pipeline.workspace import Workspace
 
 
@@ -78,9 +78,7 @@ class BuildRunner:
 
     def _users(self, seen: list[_Seen], at: int) -> list[int]:
         made = seen[at].action.makes
-        return [
-            i for i, one in enumerate(seen) if one.action.kind is not Kind.DROP and made in one.action.needs
-        ]
+        return [i for i, one in enumerate(seen) if one.action.kind is not Kind.DROP and made in one.action.needs]
 
     def _drop(self, seen: list[_Seen], runs: list[bool], at: int) -> tuple[bool, str]:
         (key,) = seen[at].action.needs
@@ -149,7 +147,7 @@ class BuildRunner:
         """What a comparison gave, where it was made of these very files."""
         told = self.work.record.value(action.name, self._compared(action))
         try:
-            return scoring.from_plain(Scores, told) if told is not None else None  # type: ignore[no-any-return]
+            return scoring.from_plain(Scores, told) if told is not None else None
         except (TypeError, KeyError, ValueError):
             return None
 
@@ -189,9 +187,12 @@ class BuildRunner:
         work.tell(step.name, f"running ({reason})")
         done = run_step(step, folder=work.folder, record=work.record, run=work.run, tell=self.space.tell)
         work.tell(step.name, f"done in {done.entry.seconds:.1f} s")
+        if action.makes == IMATRIX:
+            keep_coverage(work, done.output)
 
 
 def remove_leftovers(folder: Path) -> None:
     """What a build that was killed left half-made: nobody else writes here while the lock is held."""
-    for path in folder.glob("*.partial"):
-        remove(path)
+    for path in folder.iterdir():
+        if path.name.endswith(PARTIAL) or path.is_symlink():
+            remove(path)
