@@ -154,6 +154,31 @@ class HubFailed(HubError):
         self.url, self.status, self.why = url, status, why
 
 
+class HubNoRanges(HubFailed):
+    """The server sends whole files only: a reading cannot be taken up in the middle."""
+
+    def __init__(self, *, url: str, status: int) -> None:
+        super().__init__(url=url, status=status, why="the server does not serve byte ranges")
+
+
+class HubRedirectRefused(HubFailed):
+    """The hub sent us to an address that does not answer us: its signature has run out, or the file is gone there."""
+
+    def __init__(self, *, url: str, status: int) -> None:
+        super().__init__(url=url, status=status, why="at the address that the hub redirects to")
+
+
+class HubContentDiffers(HubError):
+    """What arrives is not the file that the hub describes, time after time."""
+
+    def __init__(self, *, repo: str, file: str, expected: str, found: str, n_attempts: int) -> None:
+        super().__init__(
+            f"{repo}/{file}: its sha256 is {found[:16]}… and the hub says {expected[:16]}…, "
+            f"also when it is fetched again ({n_attempts} times): nothing of it was kept"
+        )
+        self.repo, self.file, self.expected, self.found = repo, file, expected, found
+
+
 class BadModelFile(QuantplanError):
     """A model file or folder that cannot be what it claims to be."""
 
