@@ -245,8 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if what == "tree":
             rows = [
-                {"type": "file", "path": n, "size": f.n_bytes, "oid": f.blob_id}
-                for n, f in repository.files.items()
+                {"type": "file", "path": n, "size": f.n_bytes, "oid": f.blob_id} for n, f in repository.files.items()
             ]
             self._answer(200, json.dumps(rows).encode())
             return

@@ -167,9 +167,7 @@ class _Work:
         return self._kept(file) is not None
 
     def _kept(self, file: HubFile) -> Path | None:
-        return self._hub.kept_by_client(
-            self._repository.id, self._repository.commit, file.name, expected_digest(file)
-        )
+        return self._hub.kept_by_client(self._repository.id, self._repository.commit, file.name, expected_digest(file))
 
     def _link_kept(self, file: HubFile, target: Path) -> bool:
         """Links what huggingface_hub's cache holds, when its content is proved: the cache checks sizes only."""

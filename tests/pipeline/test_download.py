@@ -251,9 +251,7 @@ def test_the_clients_own_cache_is_linked_when_it_is_right(whole: bool, hub: Loop
     code = KILLED + "\nprint(*[p.name for p in download.source_folder(client.repository('org/model')).iterdir()"
     code += " if p.is_symlink()])"
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *FILES], env=env, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, *FILES], env=env, capture_output=True, text=True, check=True)
     sha = hashlib.sha256(BIG).hexdigest()
     fetched = [entry for entry in hub.log if sha in entry.path and entry.n_sent]
     if whole:
