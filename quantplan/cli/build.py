@@ -10,6 +10,7 @@ import click
 from quantplan.cli.options import emit, json_option, say
 
 if TYPE_CHECKING:
+    from quantplan.cli.build_request import Allowed
     from quantplan.pipeline.build import BuildRequest, Built
 
 
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 @click.option("--chunks", type=click.IntRange(2, 10_000), default=20, show_default=True,
               help="Windows of 512 tokens a text.")  # fmt: skip
 @click.option("--llama", type=click.Path(path_type=Path), help="Folder of the llama.cpp tools.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and what is in the way; build nothing.")
+@click.option("--trust-remote-code", is_flag=True, help="Let the conversion run the repository's own Python code.")
+@click.option("--allow-pickle", is_flag=True, help="Convert pickled weights (*.bin) where there are no safetensors.")
 @click.option("--clean", is_flag=True, help="Delete the intermediates afterwards (the 16-bit GGUF, Q8_0).")
 @json_option
-def command(
+def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     model: str, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], chunks: int, llama: Path | None,
-    clean: bool, as_json: bool,
+    dry_run: bool, trust_remote_code: bool, allow_pickle: bool, clean: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    """Convert, quantize, evaluate and judge MODEL (a local Hugging Face folder, or the bundled quantplan-tiny).
+    """Download, convert, quantize, evaluate and judge MODEL: org/name[@revision] on the hub, a local Hugging Face
+    folder, a catalog name, or the bundled quantplan-tiny.
 
     One artifact folder a preset: the GGUF, its receipt (artifact.json), the verdict (results/), plan.json and a
     model card. Exit status 0: all passed; 4: one failed its gate; 5: inconclusive.
@@ -38,8 +43,11 @@ def command(
     from quantplan.cli import build_request
     from quantplan.pipeline import build
 
+    allowed = build_request.Allowed(code=trust_remote_code, pickle=allow_pickle)
+    if dry_run:
+        return _dry_run(model, quants, output, texts, chunks, llama, allowed, as_json=as_json)
     request = build_request.make(
-        model, quants=quants, output=output, texts=texts, n_chunks=chunks, llama=llama, clean=clean
+        model, quants=quants, output=output, texts=texts, n_chunks=chunks, llama=llama, clean=clean, allowed=allowed
     )
     built = build.build(request, tell=_tell)
     verdict = build.passed(built).value
@@ -49,6 +57,27 @@ def command(
         warnings=_warnings(request),
     )  # fmt: skip
     return {"pass": 0, "inconclusive": 5}.get(verdict, 4)
+
+
+def _dry_run(
+    model: str, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], chunks: int, llama: Path | None,
+    allowed: Allowed, *, as_json: bool,
+) -> int:  # fmt: skip
+    """The preflight as a result; the exit status is that of the first thing in the way."""
+    from quantplan.cli import build_request
+    from quantplan.cli.hints import hint_for
+    from quantplan.report.preflight import preflight_text
+
+    found = build_request.preflight(
+        model, quants=quants, output=output, texts=texts, n_chunks=chunks, llama=llama, allowed=allowed
+    )
+    presets = " ".join(f"--quant {quant}" for quant in quants)
+    text = preflight_text(found, following=f"quantplan build {model} {presets}")
+    emit("build-preflight", found, as_json=as_json, text=text, ok=not found.refusals)
+    for refusal in found.refusals:
+        if hint := hint_for(refusal):
+            say(f"Hint: {hint}")
+    return int(found.refusals[0].exit_code) if found.refusals else 0
 
 
 def _tell(step: str, what: str) -> None:

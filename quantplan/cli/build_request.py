@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.cli.options import preset
-from quantplan.errors import BadModelFile, BadValue, ToolFailed, ToolMissing, UnknownModel, UnsupportedArchitecture
+from quantplan.errors import BadModelFile, ImatrixNeeded, ToolFailed, ToolMissing, UnsupportedArchitecture
 from quantplan.llama.types import Toolchain
+from quantplan.model.read import facts_of
 from quantplan.pipeline.build import BuildRequest
 from quantplan.pipeline.evaluate import Corpus
 from quantplan.places import data_file
 
+if TYPE_CHECKING:
+    from quantplan.hardware.facts import HostFacts
+    from quantplan.llama.commands import EvalSettings
+    from quantplan.pipeline.candidate import Candidate
+    from quantplan.pipeline.checks import Preflight
+    from quantplan.pipeline.source import Source
+
 ALL_LAYERS = 999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """What a source may bring only with a yes: its own Python code, pickled weights."""
+
+    code: bool = False
+    pickle: bool = False
 
 
 def make(
     model: str, *, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], n_chunks: int, llama: Path | None,
-    clean: bool,
+    clean: bool, allowed: Allowed = Allowed(),
 ) -> BuildRequest:  # fmt: skip
-    """Everything checked before any work. Raises the error of the first thing that is missing."""
+    """Everything checked before any work, then the source on this disk. Raises the first thing that is in the way."""
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
-    from quantplan.pipeline.source import open_source
+    from quantplan.pipeline.candidate import find_candidate
 
     presets = tuple(dict.fromkeys(preset(quant) for quant in quants))
-    folder = model_folder(model)
-    open_source(folder)  # what is wrong with the folder is said before what is missing on the host
-    warnings = foresee(folder, presets)
+    chosen = corpora(texts)
+    candidate = find_candidate(model)
+    look_first(candidate, presets, allowed)
     tools, converter = tools_for_build(llama)
-    source = open_source(folder, converter=converter)
     host = detect_host()
     settings = EvalSettings(
         n_chunks=n_chunks, n_threads=host.cpu.n_threads, n_gpu_layers=ALL_LAYERS if tools.backend == "cuda" else 0
     )
+    found = examined(candidate, presets, output, chosen, settings, host, converter, allowed)
+    for refusal in found.refusals:
+        raise refusal
+    source = fetched(candidate, found, converter, allowed)
 
     def plan(file: Path, quant: str) -> Plan | None:
         from quantplan.cli.planning import plan_file
@@ -41,54 +62,84 @@ def make(
         return plan_file(file, quant=quant, host=host, name=source.name)
 
     return BuildRequest(
-        source=source, quants=presets, output=output, tools=tools, converter=converter, corpora=corpora(texts),
-        settings=settings, make_plan=plan, clean=clean, warnings=warnings,
+        source=source, quants=presets, output=output, tools=tools, converter=converter, corpora=chosen,
+        settings=settings, make_plan=plan, clean=clean, warnings=found.warnings,
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": settings.n_threads},
     )  # fmt: skip
 
 
-def foresee(folder: Path, presets: tuple[str, ...]) -> tuple[str, ...]:
-    """What the presets will make of this model, before any work: tensors that fall back to another type, as warnings.
+def look_first(candidate: Candidate, presets: tuple[str, ...], allowed: Allowed) -> None:
+    """What is wrong with the model itself is said before what is missing on the host."""
+    from quantplan.pipeline.needed import needed_files
+    from quantplan.pipeline.presets_check import check_presets
 
-    Raises BadValue for a preset that needs an importance matrix, since none is made here.
-    """
-    from quantplan.model.read import read_model
-    from quantplan.quant.presets import apply_preset
-
+    needed_files(candidate.files, allow_code=allowed.code, allow_pickle=allowed.pickle)
     try:
-        facts = read_model(str(folder))
+        facts = facts_of(candidate.checkpoint)
     except UnsupportedArchitecture:
-        return ()  # the converter may know it all the same
-    warnings = []
-    for name in presets:
-        result = apply_preset(facts.tensors, facts.metadata, name)
-        if result.needs_imatrix:
-            raise BadValue(
-                what="preset", value=name, why="needs an importance matrix for this model, and none is given"
-            )
-        if result.fallbacks:
-            warnings.append(
-                f"{name}: {len(result.fallbacks)} tensors have rows that do not fill its blocks and get another type "
-                f"({result.bits_per_weight:.2f} bits per weight in all): {', '.join(result.fallbacks[:3])}"
-            )
-    return tuple(warnings)
+        return  # the converter may know it all the same
+    for checked in check_presets(facts, presets, kv_bytes=None):
+        if checked.error is not None:
+            raise checked.error
+        if checked.needs_imatrix:
+            raise ImatrixNeeded(preset=checked.name)
 
 
-def model_folder(model: str) -> Path:
-    """The local folder of a model. Raises UnknownModel, or BadModelFile for what cannot be built from."""
-    from quantplan.model import catalog
+def examined(
+    candidate: Candidate, presets: tuple[str, ...], output: Path, texts: tuple[Corpus, ...], settings: EvalSettings,
+    host: HostFacts, converter: Path | None, allowed: Allowed,
+) -> Preflight:  # fmt: skip
+    """The preflight of this build."""
+    from quantplan.pipeline.build import BASELINE
+    from quantplan.pipeline.checks import Asked
+    from quantplan.pipeline.preflight import examine
 
-    given = Path(model)
-    if given.is_dir():
-        return given
-    if given.is_file():
-        raise BadModelFile(path=given, why="is a file: build starts from a folder in Hugging Face format")
-    entry = catalog.find(model)
-    if entry is not None and entry.folder is not None:
-        return entry.folder
-    if "/" in model and given.parent.is_dir():
-        raise BadModelFile(path=given, why="no such folder")
-    raise UnknownModel(model=model, near=(catalog.BUNDLED,))
+    asked = Asked(
+        quants=presets, baseline=BASELINE, texts=tuple(text.name for text in texts), n_ctx=settings.n_ctx,
+        n_chunks=settings.n_chunks, output=output, converter=converter, allow_code=allowed.code,
+        allow_pickle=allowed.pickle,
+    )  # fmt: skip
+    return examine(candidate, asked, host=host)
+
+
+def preflight(
+    model: str, *, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], n_chunks: int, llama: Path | None,
+    allowed: Allowed = Allowed(),
+) -> Preflight:  # fmt: skip
+    """What `--dry-run` shows. Without the tools, what only the converter can tell is left out."""
+    from quantplan.hardware.detect import detect_host
+    from quantplan.llama.commands import EvalSettings
+    from quantplan.pipeline.candidate import find_candidate
+
+    presets = tuple(dict.fromkeys(preset(quant) for quant in quants))
+    try:
+        converter: Path | None = tools_for_build(llama)[1]
+    except ToolMissing:
+        converter = None
+    return examined(
+        find_candidate(model), presets, output, corpora(texts), EvalSettings(n_chunks=n_chunks), detect_host(),
+        converter, allowed,
+    )  # fmt: skip
+
+
+def fetched(candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed) -> Source:
+    """The source on this disk: of a repository, every needed file downloaded and proved."""
+    from dataclasses import replace
+
+    from quantplan.cli.progress import DownloadBar
+    from quantplan.pipeline.download import download
+    from quantplan.pipeline.source import open_source
+
+    if candidate.repository is None or candidate.hub is None:
+        assert candidate.folder is not None
+        return open_source(candidate.folder, converter=converter, allow_pickle=allowed.pickle)
+    assert found.needed is not None
+    bar = DownloadBar(candidate.repository.id)
+    got = download(candidate.hub, candidate.repository, found.needed.all, progress=bar)
+    source = open_source(got.folder, name=candidate.name, converter=converter, allow_pickle=allowed.pickle)
+    return replace(
+        source, repo=candidate.repository.id, revision=candidate.repository.commit, licence=candidate.licence
+    )
 
 
 def tools_for_build(llama: Path | None) -> tuple[Toolchain, Path]:

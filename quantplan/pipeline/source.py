@@ -40,7 +40,9 @@ class Source:
         return value if isinstance(value, int) else None
 
 
-def open_source(folder: Path, *, name: str | None = None, converter: Path | None = None) -> Source:
+def open_source(
+    folder: Path, *, name: str | None = None, converter: Path | None = None, allow_pickle: bool = False
+) -> Source:
     """The folder as a source. Raises BadModelFile (not a model folder, no tokenizer, no safetensors) and
     UnsupportedArchitecture (unknown to the converter, where its script is given)."""
     config_file = folder / "config.json"
@@ -55,6 +57,8 @@ def open_source(folder: Path, *, name: str | None = None, converter: Path | None
     if converter is not None and names[0] not in supported_architectures(converter):
         raise UnsupportedArchitecture(architecture=names[0], path=folder)
     weights = sorted(folder.glob("*.safetensors"))
+    if not weights and allow_pickle:
+        weights = sorted(folder.glob("pytorch_model*.bin"))
     if not weights:
         raise BadModelFile(path=folder, why="has no *.safetensors weights")
     if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
