@@ -20,6 +20,7 @@ from quantplan.pipeline.record import Done, Record
 from quantplan.pipeline.step_log import StepLog
 
 PARTIAL = ".partial"
+NEVER = "never finished here"
 NEARLY_FULL_BYTES = 1 << 20
 
 _FULL = ("no space left on device", "disk quota exceeded", "file too large")  # strerror of ENOSPC, EDQUOT, EFBIG
@@ -60,7 +61,7 @@ Tell = Callable[[str, str], None]  # (step name, what happens)
 def stale(step: Step, known: Done | None) -> str | None:
     """Why what is recorded does not hold for this step, or None where it does."""
     if known is None:
-        return "never finished here"
+        return NEVER
     if known.entry.name != step.name or known.entry.argv != step.shown_argv:
         return f"its command has changed{_difference(known.entry.argv, step.shown_argv)}"
     if known.tool_build != step.tool_build:
@@ -157,11 +158,11 @@ def _shown(step: Step, tell: Tell) -> Callable[[str, str], None] | None:
 
 
 def shown(argv: Sequence[str], *, folder: Path) -> tuple[str, ...]:
-    """argv as it may be published: programs and files by name, the work folder left out."""
+    """argv as it may be published: programs and files by their final names, the work folder left out."""
     prefix = f"{folder}{os.sep}"
     words = []
     for word in argv:
-        local = word.removeprefix(prefix)
+        local = word.removeprefix(prefix).replace(PARTIAL, "")
         words.append(Path(local).name if os.sep in local and Path(local).is_absolute() else local)
     return tuple(words)
 
