@@ -154,6 +154,31 @@ class HubFailed(HubError):
         self.url, self.status, self.why = url, status, why
 
 
+class HubNoRanges(HubFailed):
+    """The server sends whole files only: a reading cannot be taken up in the middle."""
+
+    def __init__(self, *, url: str, status: int) -> None:
+        super().__init__(url=url, status=status, why="the server does not serve byte ranges")
+
+
+class HubRedirectRefused(HubFailed):
+    """The hub sent us to an address that does not answer us: its signature has run out, or the file is gone there."""
+
+    def __init__(self, *, url: str, status: int) -> None:
+        super().__init__(url=url, status=status, why="at the address that the hub redirects to")
+
+
+class HubContentDiffers(HubError):
+    """What arrives is not the file that the hub describes, time after time."""
+
+    def __init__(self, *, repo: str, file: str, expected: str, found: str, n_attempts: int) -> None:
+        super().__init__(
+            f"{repo}/{file}: its sha256 is {found[:16]}… and the hub says {expected[:16]}…, "
+            f"also when it is fetched again ({n_attempts} times): nothing of it was kept"
+        )
+        self.repo, self.file, self.expected, self.found = repo, file, expected, found
+
+
 class BadModelFile(QuantplanError):
     """A model file or folder that cannot be what it claims to be."""
 
@@ -224,6 +249,16 @@ class NoDiskSpace(QuantplanError):
         need, free = -(-need_bytes // 1024**2), free_bytes // 1024**2
         super().__init__(f"{path}: {need:,} MiB of disk space needed, {free:,} MiB free")
         self.path, self.need_bytes, self.free_bytes = str(path), need_bytes, free_bytes
+
+
+class DiskFull(NoDiskSpace):
+    """The disk became full while a step wrote to it. `need_bytes` is the whole output's, None where unknown."""
+
+    def __init__(self, *, step: str, path: str | Path, free_bytes: int, need_bytes: int | None) -> None:
+        super().__init__(path=path, need_bytes=need_bytes or 0, free_bytes=free_bytes)
+        need = f", {-(-need_bytes // 1024**2):,} MiB needed" if need_bytes else ""
+        self.args = (f"{step}: the disk is full: {path} has {free_bytes // 1024**2:,} MiB free{need}",)
+        self.step = step
 
 
 class BadArtifact(QuantplanError):
@@ -382,3 +417,73 @@ class ExtraMissing(QuantplanError):
     def __init__(self, *, package: str, extra: str, what: str) -> None:
         super().__init__(f"{what} needs {package}, which is not installed")
         self.package, self.extra, self.what = package, extra, what
+class RemoteCode(QuantplanError):
+    """A repository whose own Python would be run by the conversion."""
+
+    def __init__(self, *, model: str, named_in: Sequence[str], files: Sequence[str]) -> None:
+        verb = "asks" if len(named_in) == 1 else "ask"
+        what = f"{' and '.join(named_in)} (auto_map) {verb} for" if named_in else "it holds"
+        super().__init__(f"{model}: {what} Python code of the repository ({_few(files)}), which nobody here has read")
+        self.model, self.named_in, self.files = model, tuple(named_in), tuple(files)
+
+
+class PickleWeights(QuantplanError):
+    """Weights in Python's pickle format alone."""
+
+    def __init__(self, *, model: str, files: Sequence[str]) -> None:
+        super().__init__(f"{model}: its weights are pickled ({_few(files)}), and there are no safetensors")
+        self.model, self.files = model, tuple(files)
+
+
+class HoldsGgufOnly(QuantplanError):
+    """A repository of finished GGUF files: nothing to convert."""
+
+    def __init__(self, *, repo: str, file: str | None = None) -> None:
+        super().__init__(f"{repo}: it holds finished GGUF files and no checkpoint to build from")
+        self.repo, self.file = repo, file
+
+
+class TokenizerRefused(QuantplanError):
+    """The pinned converter makes no vocabulary of this tokenizer."""
+
+    def __init__(self, *, model: str, why: str) -> None:
+        super().__init__(f"{model}: the pinned converter does not recognize its tokenizer: {why}")
+        self.model, self.why = model, why
+
+
+class AlreadyQuantized(QuantplanError):
+    """A preset that would quantize again what the source has quantized."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(
+        self, *, model: str, preset: str, n_tensors: int, kinds: Sequence[str], possible: Sequence[str]
+    ) -> None:
+        instead = f"; possible: {', '.join(possible)}" if possible else ""
+        super().__init__(
+            f"{model}: {preset} would quantize {n_tensors} tensors again that are {' and '.join(kinds)} in the source, "
+            f"which llama-quantize refuses{instead}"
+        )
+        self.model, self.preset, self.possible = model, preset, tuple(possible)
+
+
+class ImatrixNeeded(QuantplanError):
+    """A preset that llama-quantize refuses without an importance matrix."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, preset: str) -> None:
+        super().__init__(f"preset {preset!r} needs an importance matrix for this model, and none is given")
+        self.preset = preset
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+class TemplateLost(QuantplanError):
+    """A chat template that is in the source and would not be in the GGUF."""
+
+    def __init__(self, *, model: str) -> None:
+        super().__init__(f"{model}: it has a chat template, and the converter does not put it into the GGUF")
+        self.model = model

@@ -41,6 +41,7 @@ class Hole:
 class FakeFile:
     content: bytes | Hole
     sha256: str
+    blob_id: str = ""
 
     @property
     def n_bytes(self) -> int:
@@ -61,6 +62,7 @@ class FakeRepository:
     private: bool = False
     renamed_to: str | None = None
     licence: str | None = None
+    base_model: str | None = None
     revisions: dict[str, str] = field(default_factory=dict)
 
 
@@ -74,6 +76,10 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     reset_after: int | None = None  # bytes of the body, then the connection breaks
     stall_s: float | None = None
+    cut_after: int | None = None  # bytes of the body, then an end that looks like one
+    claim_cut: bool = False  # with cut_after: the header says the short length, so nothing looks wrong
+    hold_after: int | None = None  # bytes of the body, then the hub's `held` is set and it waits for `release`
+    flip_at: int | None = None  # this byte of the file comes wrong
     body: bytes = b"{}"
 
 
@@ -100,6 +106,7 @@ class LoopbackHub:
         self.faults: list[Fault] = []
         self.log: list[Logged] = []
         self.lock = threading.Lock()
+        self.held, self.release = threading.Event(), threading.Event()
         self.serves_ranges = True
         hub = self
 
@@ -144,6 +151,10 @@ class LoopbackHub:
     def fail(self, match: str, *, times: int = 10**9, **more: Any) -> None:
         self.faults.append(Fault(match, times, **more))
 
+    def pause(self, seconds: float) -> None:
+        """Waits a little, for what happens in another process."""
+        time.sleep(seconds)
+
     def take_fault(self, path: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
@@ -154,8 +165,10 @@ class LoopbackHub:
 
 
 def _fake_file(name: str, content: bytes | Hole) -> FakeFile:
+    """With the hashes that the hub gives; those of a Hole are made up."""
     told = content if isinstance(content, bytes) else content.head + str(content.n_bytes).encode()
-    return FakeFile(content, hashlib.sha256(told + name.encode()).hexdigest())
+    blob_id = hashlib.sha1(b"blob %d\0" % len(told) + told).hexdigest()
+    return FakeFile(content, hashlib.sha256(told).hexdigest(), blob_id)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -232,8 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if what == "tree":
             rows = [
-                {"type": "file", "path": n, "size": f.n_bytes, "oid": f.sha256[:40]}
-                for n, f in repository.files.items()
+                {"type": "file", "path": n, "size": f.n_bytes, "oid": f.blob_id} for n, f in repository.files.items()
             ]
             self._answer(200, json.dumps(rows).encode())
             return
@@ -241,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, file in repository.files.items():
             sibling: dict[str, Any] = {"rfilename": name}
             if "blobs" in query:
-                sibling |= {"size": file.n_bytes, "blobId": file.sha256[:40]}
+                sibling |= {"size": file.n_bytes, "blobId": file.blob_id}
                 if name.endswith(LARGE):
                     sibling["lfs"] = {"size": file.n_bytes, "sha256": file.sha256, "pointerSize": 134}
             siblings.append(sibling)
@@ -251,6 +263,8 @@ class _Handler(BaseHTTPRequestHandler):
         }  # fmt: skip
         if repository.licence:
             told["tags"] = [f"license:{repository.licence}"]
+        if repository.base_model:
+            told["cardData"] = {"base_model": repository.base_model}
         self._answer(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, repository: FakeRepository, revision: str, name: str) -> None:
@@ -264,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file is None:
             self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{file.sha256[:40]}"'}
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{file.blob_id}"'}
         if name.endswith(LARGE):
             linked = {"X-Linked-Size": str(file.n_bytes), "X-Linked-Etag": f'"{file.sha256}"'}
             self._answer(302, b"", {**headers, **linked, "Location": f"/cdn/{file.sha256}?signed=1"})
@@ -300,7 +314,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(n_bytes))
+        cut = self._fault.cut_after if self._fault else None
+        claimed = min(n_bytes, cut) if cut is not None and self._fault.claim_cut else n_bytes
+        self.send_header("Content-Length", str(claimed))
         self.end_headers()
         while logged.n_sent < n_bytes and self.command != "HEAD":
             piece = min(64 * 1024, n_bytes - logged.n_sent)
@@ -309,8 +325,21 @@ class _Handler(BaseHTTPRequestHandler):
                 if piece <= 0:
                     self._reset()
                     return
+            if cut is not None:
+                piece = min(piece, cut - logged.n_sent)
+                if piece <= 0:
+                    self.close_connection = True
+                    return
+            hold = self._fault.hold_after if self._fault else None
+            if hold is not None and logged.n_sent >= hold:
+                self.owner.held.set()
+                self.owner.release.wait(60)
+                return
             at = start + logged.n_sent
             data = body.read(at, at + piece) if isinstance(body, FakeFile) else body[at : at + piece]
+            if self._fault and self._fault.flip_at is not None and at <= self._fault.flip_at < at + len(data):
+                i = self._fault.flip_at - at
+                data = data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :]
             self.wfile.write(data)
             logged.n_sent += len(data)
 

@@ -2,93 +2,198 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.cli.options import preset
-from quantplan.errors import BadModelFile, BadValue, ToolFailed, ToolMissing, UnknownModel, UnsupportedArchitecture
+from quantplan.errors import BadModelFile, ImatrixNeeded, ToolFailed, ToolMissing, UnsupportedArchitecture
 from quantplan.llama.types import Toolchain
+from quantplan.model.read import facts_of
 from quantplan.pipeline.build import BuildRequest
 from quantplan.pipeline.evaluate import Corpus
 from quantplan.places import data_file
 
+if TYPE_CHECKING:
+    from quantplan.hardware.facts import HostFacts
+    from quantplan.llama.commands import EvalSettings
+    from quantplan.pipeline.candidate import Candidate
+    from quantplan.pipeline.checks import Preflight
+    from quantplan.pipeline.disk import BuildSizes
+    from quantplan.pipeline.source import Source
+
 ALL_LAYERS = 999
 
 
-def make(
-    model: str, *, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], n_chunks: int, llama: Path | None,
-    clean: bool,
-) -> BuildRequest:  # fmt: skip
-    """Everything checked before any work. Raises the error of the first thing that is missing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """What a source may bring only with a yes: its own Python code, pickled weights."""
+
+    code: bool = False
+    pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`quantplan build` as it was typed."""
+
+    quants: tuple[str, ...]
+    output: Path
+    texts: tuple[str, ...] = ()
+    chunks: int = 20
+    llama: Path | None = None
+    clean: bool = False
+    allowed: Allowed = Allowed()
+    outtype: str = "bf16"
+    mmproj: bool | None = None  # None: where the model sees or hears
+    imatrix: Path | None = None
+    calibration: Path | None = None
+    calibration_chunks: int | None = None
+    tensor_types: tuple[str, ...] = ()
+    tensor_type_file: Path | None = None
+    output_tensor_type: str | None = None
+    token_embedding_type: str | None = None
+    leave_output_tensor: bool = False
+    pure: bool = False
+    split_max_size: str | None = None
+    disk: str = "auto"
+    threads: int | None = None
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(preset(quant) for quant in self.quants))
+
+    @property
+    def with_imatrix(self) -> bool:
+        return self.imatrix is not None or self.calibration is not None
+
+
+def make(model: str, options: Options) -> BuildRequest:
+    """Everything checked before any work, then the source on this disk. Raises the first thing that is in the way."""
+    from quantplan.cli import build_types
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
-    from quantplan.pipeline.source import open_source
+    from quantplan.pipeline.candidate import find_candidate
+    from quantplan.pipeline.convert import has_projector, wanted_outtype, weight_dtypes
+    from quantplan.pipeline.disk import DiskMode
 
-    presets = tuple(dict.fromkeys(preset(quant) for quant in quants))
-    folder = model_folder(model)
-    open_source(folder)  # what is wrong with the folder is said before what is missing on the host
-    warnings = foresee(folder, presets)
-    tools, converter = tools_for_build(llama)
-    source = open_source(folder, converter=converter)
+    presets, chosen = options.presets, corpora(options.texts)
+    overrides, split_bytes = build_types.overrides(options), build_types.split_bytes(options)
+    build_types.check_matrix(options, chosen)
+    candidate = find_candidate(model)
+    look_first(candidate, options)
+    tools, converter = tools_for_build(options.llama)
     host = detect_host()
     settings = EvalSettings(
-        n_chunks=n_chunks, n_threads=host.cpu.n_threads, n_gpu_layers=ALL_LAYERS if tools.backend == "cuda" else 0
-    )
+        n_chunks=options.chunks, n_threads=options.threads or host.cpu.n_threads,
+        n_gpu_layers=ALL_LAYERS if tools.backend == "cuda" else 0,
+    )  # fmt: skip
+    found = examined(candidate, options, chosen, settings, host, converter)
+    for refusal in found.refusals:
+        raise refusal
+    source = fetched(candidate, found, converter, options.allowed)
+    outtype, outtype_warning = wanted_outtype(options.outtype, weight_dtypes(source))
 
     def plan(file: Path, quant: str) -> Plan | None:
         from quantplan.cli.planning import plan_file
 
         return plan_file(file, quant=quant, host=host, name=source.name)
 
-    return BuildRequest(
-        source=source, quants=presets, output=output, tools=tools, converter=converter, corpora=corpora(texts),
-        settings=settings, make_plan=plan, clean=clean, warnings=warnings,
+    request = BuildRequest(
+        source=source, quants=presets, output=options.output, tools=tools, converter=converter, corpora=chosen,
+        settings=settings, make_plan=plan, clean=options.clean, outtype=outtype, overrides=overrides,
+        mmproj=options.mmproj if options.mmproj is not None else has_projector(source, converter),
+        imatrix=options.imatrix, calibration=options.calibration, split_bytes=split_bytes,
+        calibration_chunks=options.calibration_chunks or -1, disk=DiskMode(options.disk),
+        warnings=(*found.warnings, *([outtype_warning] if outtype_warning else [])),
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": settings.n_threads},
+    )  # fmt: skip
+    return replace(request, sizes=sizes_of(request, found))
+
+
+def sizes_of(request: BuildRequest, found: Preflight) -> BuildSizes | None:
+    """The size of every file of this very build; None where the tables do not know the architecture."""
+    from quantplan.pipeline.build import BASELINE, logits_bytes
+    from quantplan.pipeline.sizes import build_sizes
+
+    facts = found.facts
+    if facts is None:
+        return None
+    matrices = 2 * facts.parameters
+    return build_sizes(
+        facts, (BASELINE, *request.quants), converted_as=request.converted_as, overrides=request.overrides,
+        kv_bytes=found.vocabulary.kv_bytes_with(facts.tensors) if found.vocabulary else None,
+        imatrix=request.work().imatrix, logits_bytes=logits_bytes(request),
+        mmproj_bytes=max(0, request.source.weight_bytes - matrices) if request.mmproj else 0,
     )  # fmt: skip
 
 
-def foresee(folder: Path, presets: tuple[str, ...]) -> tuple[str, ...]:
-    """What the presets will make of this model, before any work: tensors that fall back to another type, as warnings.
+def look_first(candidate: Candidate, options: Options) -> None:
+    """What is wrong with the model itself is said before what is missing on the host."""
+    from quantplan.pipeline.needed import needed_files
+    from quantplan.pipeline.presets_check import check_presets
 
-    Raises BadValue for a preset that needs an importance matrix, since none is made here.
-    """
-    from quantplan.model.read import read_model
-    from quantplan.quant.presets import apply_preset
+    needed_files(candidate.files, allow_code=options.allowed.code, allow_pickle=options.allowed.pickle)
+    try:
+        facts = facts_of(candidate.checkpoint)
+    except UnsupportedArchitecture:
+        return  # the converter may know it all the same
+    for checked in check_presets(facts, options.presets, kv_bytes=None):
+        if checked.error is not None:
+            raise checked.error
+        if checked.needs_imatrix and not options.with_imatrix:
+            raise ImatrixNeeded(preset=checked.name)
+
+
+def examined(
+    candidate: Candidate, options: Options, texts: tuple[Corpus, ...], settings: EvalSettings, host: HostFacts,
+    converter: Path | None,
+) -> Preflight:  # fmt: skip
+    """The preflight of this build."""
+    from quantplan.pipeline.build import BASELINE
+    from quantplan.pipeline.checks import Asked
+    from quantplan.pipeline.disk import DiskMode
+    from quantplan.pipeline.preflight import examine
+
+    asked = Asked(
+        quants=options.presets, baseline=BASELINE, texts=tuple(text.name for text in texts), n_ctx=settings.n_ctx,
+        n_chunks=settings.n_chunks, output=options.output, converter=converter, allow_code=options.allowed.code,
+        allow_pickle=options.allowed.pickle, with_imatrix=options.with_imatrix, mode=DiskMode(options.disk),
+    )  # fmt: skip
+    return examine(candidate, asked, host=host)
+
+
+def preflight(model: str, options: Options) -> Preflight:
+    """What `--dry-run` shows. Without the tools, what only the converter can tell is left out."""
+    from quantplan.hardware.detect import detect_host
+    from quantplan.llama.commands import EvalSettings
+    from quantplan.pipeline.candidate import find_candidate
 
     try:
-        facts = read_model(str(folder))
-    except UnsupportedArchitecture:
-        return ()  # the converter may know it all the same
-    warnings = []
-    for name in presets:
-        result = apply_preset(facts.tensors, facts.metadata, name)
-        if result.needs_imatrix:
-            raise BadValue(
-                what="preset", value=name, why="needs an importance matrix for this model, and none is given"
-            )
-        if result.fallbacks:
-            warnings.append(
-                f"{name}: {len(result.fallbacks)} tensors have rows that do not fill its blocks and get another type "
-                f"({result.bits_per_weight:.2f} bits per weight in all): {', '.join(result.fallbacks[:3])}"
-            )
-    return tuple(warnings)
+        converter: Path | None = tools_for_build(options.llama)[1]
+    except ToolMissing:
+        converter = None
+    texts, settings = corpora(options.texts), EvalSettings(n_chunks=options.chunks)
+    return examined(find_candidate(model), options, texts, settings, detect_host(), converter)
 
 
-def model_folder(model: str) -> Path:
-    """The local folder of a model. Raises UnknownModel, or BadModelFile for what cannot be built from."""
-    from quantplan.model import catalog
+def fetched(candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed) -> Source:
+    """The source on this disk: of a repository, every needed file downloaded and proved."""
+    from quantplan.cli.progress import DownloadBar
+    from quantplan.pipeline.download import download
+    from quantplan.pipeline.source import open_source
 
-    given = Path(model)
-    if given.is_dir():
-        return given
-    if given.is_file():
-        raise BadModelFile(path=given, why="is a file: build starts from a folder in Hugging Face format")
-    entry = catalog.find(model)
-    if entry is not None and entry.folder is not None:
-        return entry.folder
-    if "/" in model and given.parent.is_dir():
-        raise BadModelFile(path=given, why="no such folder")
-    raise UnknownModel(model=model, near=(catalog.BUNDLED,))
+    if candidate.repository is None or candidate.hub is None:
+        assert candidate.folder is not None
+        return open_source(candidate.folder, converter=converter, allow_pickle=allowed.pickle)
+    assert found.needed is not None
+    bar = DownloadBar(candidate.repository.id)
+    got = download(candidate.hub, candidate.repository, found.needed.all, progress=bar)
+    source = open_source(got.folder, name=candidate.name, converter=converter, allow_pickle=allowed.pickle)
+    return replace(
+        source, repo=candidate.repository.id, revision=candidate.repository.commit, licence=candidate.licence
+    )
 
 
 def tools_for_build(llama: Path | None) -> tuple[Toolchain, Path]:

@@ -65,6 +65,16 @@ def _no_history(error: errors.QuantplanError) -> str:
     if error.near:
         return f"quantplan history {error.near[0]}"
     return "quantplan history --add artifacts records what an earlier build left in that folder"
+def _gguf_only(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.HoldsGgufOnly)
+    return f"quantplan pull {error.repo}"
+
+
+def _already_quantized(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.AlreadyQuantized)
+    if error.possible:
+        return f"quantplan build {error.model} --quant {error.possible[0]}"
+    return "name the 16-bit checkpoint that it was made from"
 
 
 def _rate_limited(error: errors.QuantplanError) -> str:
@@ -95,6 +105,15 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HubRateLimited, _rate_limited),
     (errors.HubOffline, "unset HF_HUB_OFFLINE, or name a local file, a folder or a catalog model"),
     (errors.HubUnreachable, "check the network and HF_ENDPOINT; local files, folders and catalog models need neither"),
+    (errors.HubContentDiffers, "the network or a proxy between changes what comes; try another one, or later"),
+    (errors.HubRedirectRefused, "try again: the hub signs new addresses every time"),
+    (errors.HoldsGgufOnly, _gguf_only),
+    (errors.RemoteCode, "read that code; to let the conversion run it: --trust-remote-code"),
+    (errors.PickleWeights, "pickled files can hold code; torch reads them as weights only with --allow-pickle"),
+    (errors.TokenizerRefused, "a newer llama.cpp may know it; a finished GGUF needs no conversion: quantplan pull"),
+    (errors.TemplateLost, "give serve the template: put it into tokenizer_config.json as chat_template"),
+    (errors.AlreadyQuantized, _already_quantized),
+    (errors.ImatrixNeeded, "choose a preset of 3 bits or more, such as Q4_K_M"),
     (errors.ChooseFile, _choose),
     (errors.PortInUse, _port),
     (errors.AmbiguousGpu, _ambiguous_gpu),
@@ -110,6 +129,7 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
         "estimate ask the converter itself: quantplan toolchain install --converter",
     ),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
+    (errors.DiskFull, "free some space and run the same command again: what has finished is not repeated"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
     (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -22,6 +23,7 @@ CHUNK_BYTES = 64 * 1024
 MAX_REDIRECTS = 5
 MAX_SMALL_BODY_BYTES = 1_000_000
 MAX_ANSWER_S = 120.0  # for a whole answer: one byte every few seconds is no answer
+PASSING = (408, 429, 500, 502, 503, 504)  # says nothing of the address: another time it may be answered
 PLAIN = {"Accept-Encoding": "identity"}  # nothing to unpack: what arrives is as long as it is said to be
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 T = TypeVar("T")
@@ -71,10 +73,23 @@ class Hub:
 
         return self._ask(fetch, where)
 
-    def ranges(self, repo: str, commit: str, file: str) -> OpenRange:
-        """Byte ranges of a file of a repository."""
+    def ranges(self, repo: str, commit: str, file: str, *, max_s: float = MAX_ANSWER_S) -> OpenRange:
+        """Byte ranges of a file of a repository; an answer that takes longer than max_s is given up."""
         url = self._url(repo, commit, file)
-        return self._ranges(url, _Where(repo=repo, revision=commit, file=file, url=url))
+        return self._ranges(url, _Where(repo=repo, revision=commit, file=file, url=url), max_s=max_s)
+
+    def kept_by_client(self, repo: str, commit: str, file: str, digest: str | None) -> Path | None:
+        """The file where huggingface_hub's own cache holds it: of this commit, or of another with the same content."""
+        from huggingface_hub import constants, try_to_load_from_cache
+        from huggingface_hub.file_download import repo_folder_name
+
+        found = try_to_load_from_cache(repo, file, revision=commit)
+        if isinstance(found, str):
+            return Path(found)
+        if digest is None:
+            return None
+        blob = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs" / digest
+        return blob if blob.is_file() else None
 
     def url_ranges(self, url: str) -> OpenRange:
         """Byte ranges of any http(s) address; no token is sent but to the hub itself."""
@@ -85,13 +100,13 @@ class Hub:
 
         return hf_hub_url(repo, file, revision=commit, endpoint=self.endpoint)
 
-    def _ranges(self, url: str, where: _Where) -> OpenRange:
+    def _ranges(self, url: str, where: _Where, *, max_s: float = MAX_ANSWER_S) -> OpenRange:
         @contextmanager
         def open_range(start: int, end: int | None) -> Iterator[RangeAnswer]:
             header = {**PLAIN, "Range": f"bytes={start}-{'' if end is None else end - 1}"}
             opened = self._ask(lambda: _Entered(self._open(url, header, where)), where)
             with opened as response:
-                yield _answer(response, where, start=start)
+                yield _answer(response, where, start=start, max_s=max_s)
 
         return open_range
 
@@ -111,8 +126,13 @@ class Hub:
                 if response.is_redirect:
                     at = _next_url(at, response.headers.get("location", ""), where)
                     continue
-                if response.status_code >= 400:
-                    self._final_urls.pop(url, None)
+                if response.status_code >= 400 and at != url:
+                    was_kept = self._final_urls.pop(url, None) is not None
+                    if response.status_code not in PASSING:
+                        if was_kept:
+                            at = url  # a signed address has its time: the hub gives a new one
+                            continue
+                        raise errors.HubRedirectRefused(url=where.url, status=response.status_code)
                 hf_raise_for_status(response)
                 self._final_urls[url] = at
                 yield response
@@ -166,26 +186,26 @@ class _Entered(AbstractContextManager[Any]):
         return self._inner.__exit__(*exc)
 
 
-def _answer(response: Any, where: _Where, *, start: int) -> RangeAnswer:
+def _answer(response: Any, where: _Where, *, start: int, max_s: float) -> RangeAnswer:
     told = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     if response.status_code == 206:
         if told is None or int(told[1]) != start:
             raise errors.HubFailed(url=where.url, status=206, why="with another range than asked")
         size = None if told[3] == "*" else int(told[3])
     elif start:
-        raise errors.HubFailed(url=where.url, status=response.status_code, why="the server does not serve byte ranges")
+        raise errors.HubNoRanges(url=where.url, status=response.status_code)
     else:
         size = int(response.headers["content-length"]) if "content-length" in response.headers else None
-    return RangeAnswer(chunks=_chunks(response, where), file_bytes=size, is_whole=response.status_code != 206)
+    return RangeAnswer(chunks=_chunks(response, where, max_s), file_bytes=size, is_whole=response.status_code != 206)
 
 
-def _chunks(response: Any, where: _Where) -> Iterator[bytes]:
+def _chunks(response: Any, where: _Where, max_s: float = MAX_ANSWER_S) -> Iterator[bytes]:
     start = time.monotonic()
     try:
         for piece in response.iter_raw(CHUNK_BYTES):
             yield piece
-            if time.monotonic() - start > MAX_ANSWER_S:
-                raise errors.HubUnreachable(url=where.url, why=f"the answer is not complete after {MAX_ANSWER_S:.0f} s")
+            if time.monotonic() - start > max_s:
+                raise errors.HubUnreachable(url=where.url, why=f"the answer is not complete after {max_s:.0f} s")
     except errors.QuantplanError:
         raise
     except Exception as error:

@@ -14,11 +14,12 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
-    """One file of a repository. `sha256` is known for large files only."""
+    """One file of a repository. `sha256` is known for large files only; `blob_id` is git's, sha1 over a plain file."""
 
     name: str
     n_bytes: int | None
     sha256: str | None = None
+    blob_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class Repository:
     files: tuple[HubFile, ...]
     licence: str | None = None
     gated: bool = False
+    base_model: str | None = None  # as its card tells: what this was made from
 
     def file(self, name: str) -> HubFile:
         """Raises HubFileNotFound."""
@@ -49,6 +51,7 @@ def repository_of(info: Any, *, asked: str, url: str) -> Repository:
             name=s.rfilename,
             n_bytes=s.size if isinstance(s.size, int) else None,
             sha256=str(s.lfs.sha256) if s.lfs else None,
+            blob_id=str(s.blob_id) if getattr(s, "blob_id", None) and not s.lfs else None,
         )
         for s in info.siblings or ()
         if isinstance(s.rfilename, str) and is_safe_name(s.rfilename)
@@ -59,7 +62,16 @@ def repository_of(info: Any, *, asked: str, url: str) -> Repository:
         files=tuple(files),
         licence=_licence(info),
         gated=bool(info.gated),
+        base_model=_base_model(info),
     )
+
+
+def _base_model(info: Any) -> str | None:
+    """The one model that the card names; None where it names none or several."""
+    told = getattr(info.card_data, "base_model", None) if info.card_data else None
+    if isinstance(told, list) and len(told) == 1:
+        told = told[0]
+    return told if isinstance(told, str) and told.count("/") == 1 else None
 
 
 def _licence(info: Any) -> str | None:

@@ -15,7 +15,8 @@ _TOKENIZERS = ("tokenizer.model", "tokenizer.json", "vocab.json", "tekken.json",
 _READ = (
     "config.json", "generation_config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tekken.json", "spiece.model",
-    "chat_template.jinja", "chat_template.json", "params.json", "README.md",
+    "chat_template.jinja", "chat_template.json", "params.json", "preprocessor_config.json", "processor_config.json",
+    "README.md",
 )  # fmt: skip
 _REGISTERED = re.compile(r"@ModelBase\.register\(([^)]*)\)", re.DOTALL)
 
@@ -40,7 +41,9 @@ class Source:
         return value if isinstance(value, int) else None
 
 
-def open_source(folder: Path, *, name: str | None = None, converter: Path | None = None) -> Source:
+def open_source(
+    folder: Path, *, name: str | None = None, converter: Path | None = None, allow_pickle: bool = False
+) -> Source:
     """The folder as a source. Raises BadModelFile (not a model folder, no tokenizer, no safetensors) and
     UnsupportedArchitecture (unknown to the converter, where its script is given)."""
     config_file = folder / "config.json"
@@ -55,6 +58,8 @@ def open_source(folder: Path, *, name: str | None = None, converter: Path | None
     if converter is not None and names[0] not in supported_architectures(converter):
         raise UnsupportedArchitecture(architecture=names[0], path=folder)
     weights = sorted(folder.glob("*.safetensors"))
+    if not weights and allow_pickle:
+        weights = sorted(folder.glob("pytorch_model*.bin"))
     if not weights:
         raise BadModelFile(path=folder, why="has no *.safetensors weights")
     if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
