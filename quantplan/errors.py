@@ -251,6 +251,16 @@ class NoDiskSpace(QuantplanError):
         self.path, self.need_bytes, self.free_bytes = str(path), need_bytes, free_bytes
 
 
+class DiskFull(NoDiskSpace):
+    """The disk became full while a step wrote to it. `need_bytes` is the whole output's, None where unknown."""
+
+    def __init__(self, *, step: str, path: str | Path, free_bytes: int, need_bytes: int | None) -> None:
+        super().__init__(path=path, need_bytes=need_bytes or 0, free_bytes=free_bytes)
+        need = f", {-(-need_bytes // 1024**2):,} MiB needed" if need_bytes else ""
+        self.args = (f"{step}: the disk is full: {path} has {free_bytes // 1024**2:,} MiB free{need}",)
+        self.step = step
+
+
 class BadArtifact(QuantplanError):
     """An artifact that is incomplete, changed since its receipt, or not validated."""
 

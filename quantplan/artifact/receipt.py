@@ -14,6 +14,7 @@ from quantplan.errors import BadArtifact, NoArtifact
 
 SCHEMA = "quantplan/artifact/1"
 NAME = "artifact.json"
+MMPROJ_PREFIX = "mmproj-"  # as the converter names projectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +48,29 @@ class Receipt:
     tools: Mapping[str, Any]
     steps: tuple[StepEntry, ...]
     texts: tuple[FileEntry, ...]
+    # What later versions added; None where a receipt is older.
+    calibration: FileEntry | None = None  # the text of the importance matrix
+    imatrix: Mapping[str, Any] | None = None  # its hash, chunks, and the tensors or experts it has no data of
+    fallbacks: tuple[str, ...] | None = None  # tensors that got another type than the preset's
+    overrides: Mapping[str, Any] | None = None  # tensor types that were set over the preset
 
     @property
     def model_file(self) -> FileEntry:
-        """The first GGUF. Raises StopIteration never: a receipt without one is refused when read."""
-        return next(entry for entry in self.files if entry.name.endswith(".gguf"))
+        """The GGUF that is served, of a split one its first file. A projector's is not it."""
+        found = [entry for entry in self.files if entry.name.endswith(".gguf")]
+        return next((entry for entry in found if not entry.name.startswith(MMPROJ_PREFIX)), found[0])
+
+    @property
+    def mmproj_file(self) -> FileEntry | None:
+        """The projector of a vision or audio model."""
+        return next((entry for entry in self.files if entry.name.startswith(MMPROJ_PREFIX)), None)
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
+        told = asdict(self)
+        for key in ("calibration", "imatrix", "fallbacks", "overrides"):
+            if told[key] is None:
+                del told[key]
+        return {"schema": SCHEMA, **told}
 
 
 def sha256_of(path: Path) -> str:
@@ -74,11 +90,27 @@ def entry_of(path: Path, *, name: str | None = None) -> FileEntry:
 def write_atomically(path: Path, text: str) -> None:
     """The text under its final name, whole or not at all: written beside it, synced, renamed."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power loss. Where a filesystem refuses this, its own order must do."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Path:
@@ -104,6 +136,10 @@ def read_receipt(folder: Path) -> Receipt:
             tools=dict(told["tools"]),
             steps=tuple(_step(entry) for entry in told["steps"]),
             texts=tuple(FileEntry(**entry) for entry in told["texts"]),
+            calibration=FileEntry(**told["calibration"]) if told.get("calibration") else None,
+            imatrix=told.get("imatrix"),
+            fallbacks=tuple(told["fallbacks"]) if told.get("fallbacks") is not None else None,
+            overrides=told.get("overrides"),
         )
     except (FileNotFoundError, NotADirectoryError):
         raise NoArtifact(path=folder, why="is no artifact: it has no artifact.json") from None

@@ -119,6 +119,7 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
         "estimate ask the converter itself: quantplan toolchain install --converter",
     ),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
+    (errors.DiskFull, "free some space and run the same command again: what has finished is not repeated"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
     (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),

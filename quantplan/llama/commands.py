@@ -9,9 +9,15 @@ from pathlib import Path
 Program = Sequence[str]  # argv that starts a tool: ("/…/llama-quantize",) or ("/…/llama", "quantize")
 
 
-def convert(python: Program, script: Path, folder: Path, out: Path, *, outtype: str = "bf16") -> tuple[str, ...]:
-    """convert_hf_to_gguf.py: a Hugging Face folder to a GGUF of outtype f32, f16, bf16, q8_0 or auto."""
-    return (*python, str(script), str(folder), "--outfile", str(out), "--outtype", outtype)
+def convert(
+    python: Program, script: Path, folder: Path, out: Path, *, outtype: str = "bf16", mmproj: bool = False
+) -> tuple[str, ...]:
+    """convert_hf_to_gguf.py: a Hugging Face folder to a GGUF of outtype f32, f16, bf16, q8_0 or auto.
+
+    mmproj: the vision or audio part alone. The script renames an output without "mmproj" in its name.
+    """
+    part = ("--mmproj",) if mmproj else ()
+    return (*python, str(script), str(folder), "--outfile", str(out), "--outtype", outtype, *part)
 
 
 def list_converter_models(python: Program, script: Path) -> tuple[str, ...]:
@@ -19,12 +25,84 @@ def list_converter_models(python: Program, script: Path) -> tuple[str, ...]:
     return (*python, str(script), "--print-supported-models")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeOverrides:
+    """What llama-quantize is told over a preset. Types are names of ggml types."""
+
+    tensor_types: tuple[tuple[str, str], ...] = ()  # (regular expression, type), the first match wins
+    output_type: str | None = None
+    embedding_type: str | None = None
+    leave_output: bool = False
+    pure: bool = False
+
+    def flags(self) -> tuple[str, ...]:
+        pairs = (("--output-tensor-type", self.output_type), ("--token-embedding-type", self.embedding_type))
+        return (
+            *(["--leave-output-tensor"] if self.leave_output else []),
+            *(["--pure"] if self.pure else []),
+            *(word for flag, kind in pairs if kind for word in (flag, kind)),
+            *(word for name, kind in self.tensor_types for word in ("--tensor-type", f"{name}={kind}")),
+        )
+
+
 def quantize(
-    program: Program, source: Path, out: Path, preset: str, *, n_threads: int, imatrix: Path | None = None
-) -> tuple[str, ...]:
+    program: Program, source: Path, out: Path, preset: str, *, n_threads: int, imatrix: Path | None = None,
+    overrides: TypeOverrides | None = None,
+) -> tuple[str, ...]:  # fmt: skip
     """llama-quantize of a 16- or 32-bit GGUF."""
     weights = ("--imatrix", str(imatrix)) if imatrix else ()
-    return (*program, *weights, str(source), str(out), preset, str(n_threads))
+    types = overrides.flags() if overrides else ()
+    return (*program, *weights, *types, str(source), str(out), preset, str(n_threads))
+
+
+def split(program: Program, source: Path, prefix: Path, *, max_bytes: int) -> tuple[str, ...]:
+    """llama-gguf-split: <prefix>-00001-of-0000N.gguf, each at most max_bytes, in whole decimal megabytes."""
+    return (*program, "--split", "--split-max-size", f"{max(1, max_bytes // 10**6)}M", str(source), str(prefix))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImatrixSettings:
+    """How an importance matrix is computed; the thread count changes no byte of it, the batch sizes may."""
+
+    n_ctx: int = 512
+    n_batch: int = 512
+    n_chunks: int = -1  # all of the text
+    n_threads: int = 1
+    n_gpu_layers: int = 0
+
+
+_NEVER = 1_000_000_000  # chunks between saves: the file is written once, at the end
+
+
+def imatrix(program: Program, model: Path, text: Path, out: Path, settings: ImatrixSettings) -> tuple[str, ...]:
+    """llama-imatrix over a calibration text. Perplexity is left on: its chunks are the progress."""
+    return (
+        *program,
+        "--model", str(model),
+        "--file", str(text),
+        "--output-file", str(out),
+        "--output-format", "gguf",
+        "--output-frequency", str(_NEVER),
+        "--save-frequency", "0",
+        "--ctx-size", str(settings.n_ctx),
+        "--batch-size", str(settings.n_batch),
+        "--ubatch-size", str(settings.n_batch),
+        "--chunks", str(settings.n_chunks),
+        "--threads", str(settings.n_threads),
+        "--threads-batch", str(settings.n_threads),
+        "--n-gpu-layers", str(settings.n_gpu_layers),
+        "--cache-type-k", "f16",
+        "--cache-type-v", "f16",
+        "--flash-attn", "auto",
+        "--load-mode", "mmap",
+        "--fit", "off",
+        "--ppl",
+        "--parse-special",
+        "--seed", "1",
+        "--log-verbosity", "3",
+        "--log-colors", "off",
+        "--offline",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ _PPL = re.compile(r"Final estimate: PPL = (?P<ppl>\S+) \+/- (?P<se>\S+)")
 _CHUNKS = re.compile(r"calculating perplexity over (?P<n>\d+) chunks")
 _CHUNK_DONE = re.compile(r"\[(\d+)\]")
 _TENSOR_DONE = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+_WRITTEN = re.compile(r"Writing:\s+(\d+)%")  # tqdm, in gguf-py's gguf_writer.py
+_SPLIT_FILE = re.compile(r"Writing file (\S+)")
 _FALLBACK = re.compile(r"(\S+)\s*:\s*WARNING:\s*(\d+) of (\d+) tensor\(s\) required fallback")
 _BUFFER = re.compile(r"(?P<device>\S+)\s+(?P<kind>model|KV|RS|compute|output) buffer size\s*=\s*(?P<mib>[\d.]+) MiB")
 
@@ -59,6 +61,18 @@ def quantize_progress(text: str) -> tuple[int, int] | None:
     """(done, of all) tensors from `[  12/ 201] blk.0.attn_q.weight - [ …`, in llama-quantize's output."""
     found = [match for line in text.splitlines() if (match := _TENSOR_DONE.match(line))]
     return (int(found[-1][1]), int(found[-1][2])) if found else None
+
+
+def convert_progress(text: str) -> int | None:
+    """Percent written, from the bar of convert_hf_to_gguf.py."""
+    found = _WRITTEN.findall(text)
+    return int(found[-1]) if found else None
+
+
+def split_progress(text: str) -> str | None:
+    """The file that llama-gguf-split writes now."""
+    found = _SPLIT_FILE.findall(text)
+    return str(found[-1]) if found else None
 
 
 def parse_fallbacks(lines: Sequence[str]) -> int:

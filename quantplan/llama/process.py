@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ def run_tool(
     the caller (Ctrl-C, an error in on_text) ends the program first.
     """
     started = time.monotonic()
-    child = start_tool(argv, step=step, cwd=cwd, extra_env=extra_env)
+    child = start_tool(argv, step=step, cwd=cwd, extra_env=extra_env, dies_with_us=True)
     lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
     readers = [_reader(child.stdout, "stdout", lines, on_text), _reader(child.stderr, "stderr", lines, on_text)]
     try:
@@ -117,8 +118,13 @@ def start_tool(
     extra_env: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] = subprocess.PIPE,
     stderr: int | IO[bytes] = subprocess.PIPE,
+    dies_with_us: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Starts a program in the clean room and returns at once. Raises ToolFailed when it cannot be started."""
+    """Starts a program in the clean room and returns at once. Raises ToolFailed when it cannot be started.
+
+    dies_with_us: it is killed when the thread that started it ends, however that ends (Linux). For the runs that
+    this thread waits for: nobody would look at what an orphan goes on writing.
+    """
     try:
         return subprocess.Popen(
             list(argv),
@@ -128,10 +134,31 @@ def start_tool(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            # In the child it calls one C function, looked up before the fork: nothing there can wait for a lock.
+            preexec_fn=_death_with_parent(os.getpid()) if dies_with_us else None,  # noqa: PLW1509
         )
     except OSError as error:
         reason = error.strerror or str(error)
         raise ToolFailed(step=step, argv=argv, returncode=None, last_lines=(reason,)) from error
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _death_with_parent(parent: int) -> Callable[[], None] | None:
+    """What a child does first: asks to be killed when its parent dies, and leaves if that has happened already."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: the child between fork and exec imports nothing
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(127)
+
+    return ask
 
 
 def stop_tool(child: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> int:

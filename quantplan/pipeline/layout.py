@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantplan.artifact.plan_file import Plan, write_plan
-from quantplan.artifact.receipt import FileEntry, Receipt, read_receipt, write_atomically, write_receipt
+from quantplan.artifact.receipt import (
+    FileEntry,
+    Receipt,
+    read_receipt,
+    sha256_of,
+    sync_folder,
+    write_atomically,
+    write_receipt,
+)
 from quantplan.artifact.results import Result, write_result
 from quantplan.errors import BadArtifact
 from quantplan.llama.types import Toolchain
+from quantplan.pipeline.files import sync
 from quantplan.pipeline.steps import PARTIAL
 
 
@@ -27,16 +36,17 @@ class Contents:
     card: str
 
 
-def lay_out(model: Path, final: Path, contents: Contents) -> None:
-    """The folder under its final name. One that is there and holds the same file keeps its receipt and gets one more
-    result; another one is set aside, never overwritten."""
-    if _holds(final, contents.receipt.model_file):
+def lay_out(files: Sequence[Path], final: Path, contents: Contents) -> None:
+    """The folder under its final name. One that is there and holds the same files keeps its receipt and gets one
+    more result; another one is set aside, never overwritten. All of it is on the disk before its name is."""
+    if _holds(final, contents.receipt.files):
         write_result(final, "gate", contents.result)
         return
     partial = final.with_name(f".{final.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _link_or_copy(model, partial / model.name)
+    for path in files:
+        _link_or_copy(path, partial / path.name)
     write_receipt(partial, contents.receipt)
     write_result(partial, "gate", contents.result)
     if contents.plan is not None:
@@ -45,6 +55,7 @@ def lay_out(model: Path, final: Path, contents: Contents) -> None:
     if final.exists():
         final.rename(_set_aside(final))
     partial.rename(final)
+    sync_folder(final.parent)
 
 
 def engine_entry(tools: Toolchain) -> dict[str, Any]:
@@ -62,11 +73,11 @@ def source_entry(
     return {"repo": repo, "revision": revision, "name": name, "files": listed}
 
 
-def _holds(folder: Path, file: FileEntry) -> bool:
-    """Whether an artifact folder is there whose receipt and GGUF are this very file."""
+def _holds(folder: Path, files: tuple[FileEntry, ...]) -> bool:
+    """Whether an artifact folder is there whose receipt and files are these very files."""
     try:
-        known = read_receipt(folder).model_file
-        return known.sha256 == file.sha256 and (folder / known.name).stat().st_size == known.bytes
+        known = read_receipt(folder).files
+        return known == files and all(sha256_of(folder / one.name) == one.sha256 for one in known)
     except (BadArtifact, OSError):
         return False
 
@@ -76,6 +87,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+        sync(target)
 
 
 def _set_aside(final: Path) -> Path:

@@ -1,16 +1,28 @@
-"""What has been done in a work folder: run.json, one entry a finished step, keyed by its fingerprint."""
+"""What has been done in a work folder: run.json, one entry a finished step, keyed by the name of its output."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantplan.artifact.receipt import FileEntry, StepEntry, sha256_of, write_atomically
+from quantplan.artifact.receipt import FileEntry, StepEntry, write_atomically
+from quantplan.pipeline.files import hash_of, members, size_of
 
-SCHEMA = "quantplan/run/1"
+SCHEMA = "quantplan/run/2"
+_LARGE_BYTES = 64 << 20  # a hash of so much is written down at once: it took long to make
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A finished step: what was run with which tool, and what came out."""
+
+    entry: StepEntry
+    tool_build: str
+    output: FileEntry
+    at: str  # UTC
 
 
 class Record:
@@ -20,44 +32,79 @@ class Record:
         self._path = path
         self._hashes: dict[str, Any] = {}
         self._steps: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             if told.get("schema") == SCHEMA:
                 self._steps, self._hashes = dict(told["steps"]), dict(told["hashes"])
+                self._values = dict(told["values"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
 
-    def done(self, fingerprint: str, output: Path) -> StepEntry | None:
-        """The finished entry of a step with this fingerprint when its output is still what it was."""
-        known = self._steps.get(output.name)
-        if not known or known["fingerprint"] != fingerprint or not output.is_file():
+    def known(self, output: str) -> Done | None:
+        """The last finished step that made a file of this name."""
+        told = self._steps.get(output)
+        try:
+            return _done(told) if told else None
+        except (KeyError, TypeError):
             return None
-        if self.entry(output).sha256 != known["sha256"]:
-            return None
-        return _entry(known["entry"])
 
-    def add(self, fingerprint: str, entry: StepEntry, output: Path) -> None:
+    def intact(self, path: Path, expected: FileEntry) -> bool:
+        """Whether a file is there and still has that content."""
+        return path.exists() and self.entry(path).sha256 == expected.sha256
+
+    def add(self, done: Done) -> None:
         """Remembers a finished step, on disk before it returns."""
-        found = self.entry(output)
-        self._steps[output.name] = {"fingerprint": fingerprint, "sha256": found.sha256, "entry": asdict(entry)}
-        self._write()
+        self._steps[done.output.name] = asdict(done)
+        self.write()
 
     def entry(self, path: Path, *, name: str | None = None) -> FileEntry:
-        """A file's name, hash and size; hashed once as long as its size and time of change stay."""
-        status = path.stat()
-        key, stamp = str(path), [status.st_size, status.st_mtime_ns, status.st_ino]
-        kept = self._hashes.get(key)
+        """Name, hash and size of a file or folder; hashed once as long as size, inode and times of change stay."""
+        stamp, size = _stamp(path), size_of(path)
+        kept = self._hashes.get(self._key(path))
         if not kept or kept["stamp"] != stamp:
-            kept = {"stamp": stamp, "sha256": sha256_of(path)}
-            self._hashes[key] = kept
-            self._write()
-        return FileEntry(name=name or path.name, sha256=kept["sha256"], bytes=status.st_size)
+            kept = {"stamp": stamp, "sha256": hash_of(path)}
+            self._hashes[self._key(path)] = kept
+            if size >= _LARGE_BYTES:
+                self.write()
+        return FileEntry(name=name or path.name, sha256=kept["sha256"], bytes=size)
 
-    def _write(self) -> None:
-        told = {"schema": SCHEMA, "steps": self._steps, "hashes": self._hashes}
+    def linked(self, path: Path) -> None:
+        """We changed the file's link count ourselves, not its content: its hash holds."""
+        if kept := self._hashes.get(self._key(path)):
+            kept["stamp"] = _stamp(path)
+
+    def value(self, name: str, fingerprint: str) -> Any:
+        """What was kept under a name for these inputs, or None."""
+        kept = self._values.get(name)
+        return kept["value"] if kept and kept["fingerprint"] == fingerprint else None
+
+    def keep(self, name: str, fingerprint: str, value: Any) -> None:
+        """Keeps a small value that was computed from files, on disk before it returns."""
+        self._values[name] = {"fingerprint": fingerprint, "value": value}
+        self.write()
+
+    def write(self) -> None:
+        """run.json, whole or not at all. Without a work folder (nothing is built yet) nothing is written."""
+        if not self._path.parent.is_dir():
+            return
+        told = {"schema": SCHEMA, "steps": self._steps, "values": self._values, "hashes": self._hashes}
         write_atomically(self._path, json.dumps(told, indent=1))
 
+    def _key(self, path: Path) -> str:
+        """Files of the work folder by name: the folder may be moved."""
+        return path.name if path.parent == self._path.parent else str(path)
 
-def _entry(told: Mapping[str, Any]) -> StepEntry:
-    inputs = tuple(FileEntry(**entry) for entry in told["inputs"])
-    return StepEntry(**{**told, "argv": tuple(told["argv"]), "inputs": inputs})
+
+def _stamp(path: Path) -> list[list[int]]:
+    found = (member.stat() for member in members(path))
+    return [[one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino] for one in found]
+
+
+def _done(told: Mapping[str, Any]) -> Done:
+    entry = dict(told["entry"])
+    entry["argv"] = tuple(entry["argv"])
+    entry["inputs"] = tuple(FileEntry(**one) for one in entry["inputs"])
+    return Done(
+        entry=StepEntry(**entry), tool_build=told["tool_build"], output=FileEntry(**told["output"]), at=told["at"]
+    )

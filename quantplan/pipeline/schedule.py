@@ -108,8 +108,9 @@ def _quantize(work: Work, quant: str) -> Iterator[Action]:
         yield _make(f"split {quant}", f"{whole} split", whole, subject=quant)
 
 
-def _reference(text: str) -> Action:
-    return _make(f"evaluate reference on {text}", logits_key(REFERENCE, text), CONVERTED, subject=REFERENCE, text=text)
+def _reference(work: Work, text: str) -> Action:
+    name = f"evaluate {work.converted_as} on {text}"
+    return _make(name, logits_key(REFERENCE, text), CONVERTED, subject=REFERENCE, text=text)
 
 
 def _score(work: Work, quant: str, text: str) -> Iterator[Action]:
@@ -137,7 +138,7 @@ def _by_text(work: Work) -> Iterator[Action]:
     for quant in _scored(work):
         yield from _quantize(work, quant)
     for text in work.texts:
-        yield _reference(text)
+        yield _reference(work, text)
         for quant in _scored(work):
             yield from _score(work, quant, text)
     for quant in work.quants:
@@ -146,7 +147,7 @@ def _by_text(work: Work) -> Iterator[Action]:
 
 def _by_quant(work: Work) -> Iterator[Action]:
     for text in work.texts:
-        yield _reference(text)
+        yield _reference(work, text)
     for quant in _scored(work):
         yield from _quantize(work, quant)
         for text in work.texts:

@@ -1,0 +1,65 @@
+"""The size of every file of a build, from the facts of its model, before any of them is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quantplan.llama.commands import TypeOverrides
+from quantplan.model.facts import ModelFacts, TensorFacts
+from quantplan.pipeline.disk import BuildSizes
+from quantplan.quant.presets import PresetResult, apply_preset
+
+# A token in the key-values: its length (8), text, score (4) and type (4), and for BPE a merge (8 and text).
+KV_BYTES_A_TOKEN = 40
+_KV_BYTES_REST = 64 * 1024  # the chat template, most of all
+
+
+def build_sizes(
+    facts: ModelFacts, quants: Sequence[str], *, converted_as: str = "BF16", kv_bytes: int | None = None,
+    imatrix: bool = False, overrides: TypeOverrides | None = None, logits_bytes: int = 0, mmproj_bytes: int = 0,
+    source_bytes: int = 0,
+) -> BuildSizes:  # fmt: skip
+    """Exact where `kv_bytes`, the length of the key-value section, is known (a conversion of the vocabulary alone
+    tells it); else with an upper estimate of that section, some MiB of a real vocabulary.
+
+    Raises BadValue for an unknown preset, PresetRefused where the engine has no type for a shape.
+    """
+    kv = kv_bytes if kv_bytes is not None else facts.n_vocab * KV_BYTES_A_TOKEN + _KV_BYTES_REST
+    sizes = {
+        quant: _file_bytes(preset_of(facts, quant, imatrix=imatrix, overrides=overrides, kv_bytes=kv))
+        for quant in dict.fromkeys(quants)
+        if quant != converted_as
+    }
+    return BuildSizes(
+        converted_bytes=_file_bytes(preset_of(facts, converted_as, kv_bytes=kv)), quants=sizes,
+        logits_bytes=logits_bytes, source_bytes=source_bytes, mmproj_bytes=mmproj_bytes,
+        imatrix_bytes=imatrix_bytes(facts.tensors) if imatrix else 0,
+    )  # fmt: skip
+
+
+def preset_of(
+    facts: ModelFacts, quant: str, *, imatrix: bool = False, overrides: TypeOverrides | None = None,
+    kv_bytes: int | None = None,
+) -> PresetResult:  # fmt: skip
+    """A model in a preset with what was set over it."""
+    types = overrides or TypeOverrides()
+    return apply_preset(
+        facts.tensors, facts.metadata, quant, with_imatrix=imatrix, pure=types.pure, kv_bytes=kv_bytes,
+        tensor_type_overrides=types.tensor_types, output_tensor_type=types.output_type,
+        token_embedding_type=types.embedding_type, leave_output_tensor=types.leave_output,
+    )  # fmt: skip
+
+
+def _file_bytes(result: PresetResult) -> int:
+    return result.file_bytes if result.file_bytes is not None else result.padded_tensor_bytes
+
+
+def imatrix_bytes(tensors: Sequence[TensorFacts]) -> int:
+    """tools/imatrix/imatrix.cpp, save_imatrix(): a float32 sum a column and a count a matrix, of every matrix of
+    the blocks; names and padding are some 200 bytes an entry."""
+    total = 0
+    for tensor in tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
+            n_matrices = tensor.shape[2] if len(tensor.shape) > 2 else 1
+            total += 4 * n_matrices * (tensor.shape[0] + 1) + 200
+    return total
