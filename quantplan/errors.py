@@ -443,6 +443,14 @@ class HoldsGgufOnly(QuantplanError):
         self.repo, self.file = repo, file
 
 
+class HoldsNoGguf(QuantplanError):
+    """A repository without a GGUF model."""
+
+    def __init__(self, *, repo: str) -> None:
+        super().__init__(f"{repo}: it holds no GGUF model")
+        self.repo = repo
+
+
 class TokenizerRefused(QuantplanError):
     """The pinned converter makes no vocabulary of this tokenizer."""
 
@@ -487,3 +495,11 @@ class TemplateLost(QuantplanError):
     def __init__(self, *, model: str) -> None:
         super().__init__(f"{model}: it has a chat template, and the converter does not put it into the GGUF")
         self.model = model
+
+
+class ScanFailed(BadArtifact):
+    """A GGUF whose structure is unsound: it was not linked and will not be loaded."""
+
+    def __init__(self, *, path: str | Path, findings: Sequence[str]) -> None:
+        super().__init__(path=path, why=f"the scan found what no sound GGUF has: {'; '.join(findings)}")
+        self.findings = tuple(findings)

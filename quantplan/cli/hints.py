@@ -70,6 +70,11 @@ def _gguf_only(error: errors.QuantplanError) -> str:
     return f"quantplan pull {error.repo}"
 
 
+def _no_gguf(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.HoldsNoGguf)
+    return f"quantplan build {error.repo} --quant Q4_K_M"
+
+
 def _already_quantized(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.AlreadyQuantized)
     if error.possible:
@@ -108,6 +113,8 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HubContentDiffers, "the network or a proxy between changes what comes; try another one, or later"),
     (errors.HubRedirectRefused, "try again: the hub signs new addresses every time"),
     (errors.HoldsGgufOnly, _gguf_only),
+    (errors.HoldsNoGguf, _no_gguf),
+    (errors.ScanFailed, "do not load it; get it again, or from somebody else"),
     (errors.RemoteCode, "read that code; to let the conversion run it: --trust-remote-code"),
     (errors.PickleWeights, "pickled files can hold code; torch reads them as weights only with --allow-pickle"),
     (errors.TokenizerRefused, "a newer llama.cpp may know it; a finished GGUF needs no conversion: quantplan pull"),

@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("quantplan.cli.compare", "Artifacts of one source side by side: size, quality, speed, memory."),
     "history": ("quantplan.cli.history", "What was built and measured here, and what became worse since it passed."),
     "report": ("quantplan.cli.report", "Results for a CI: JUnit XML, SARIF, annotations, Markdown."),
+    "pull": (
+        "quantplan.cli.pull",
+        "Take a finished GGUF: choose, download, check, scan, judge; a receipt as of build.",
+    ),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
     "lint": ("quantplan.cli.lint", "Folklore and contradictions in units, compose files, manifests and scripts."),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),

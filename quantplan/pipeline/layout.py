@@ -53,7 +53,7 @@ def lay_out(files: Sequence[Path], final: Path, contents: Contents) -> None:
         write_plan(partial / "plan.json", contents.plan)
     write_atomically(partial / "README.md", contents.card)
     if final.exists():
-        final.rename(_set_aside(final))
+        final.rename(set_aside(final))
     partial.rename(final)
     sync_folder(final.parent)
 
@@ -90,7 +90,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
         sync(target)
 
 
-def _set_aside(final: Path) -> Path:
+def set_aside(final: Path) -> Path:
+    """A free name beside an artifact that makes room for another."""
     n = 1
     while (aside := final.with_name(f"{final.name}.old-{n}")).exists():
         n += 1
