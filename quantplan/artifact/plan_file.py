@@ -64,7 +64,10 @@ class Margin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The contract quantplan/plan/1. None where unknown."""
+    """The contract quantplan/plan/1. None where unknown.
+
+    `devices` are the GPUs the server may use, () none of them; None is all, and then the key is left out of the file.
+    """
 
     model: str
     quant: str
@@ -98,6 +101,7 @@ class Plan:
     argv: tuple[str, ...]
     host_fingerprint: str | None
     made_at: str
+    devices: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The contract's shape: memory by devices, speed by kind."""
@@ -109,7 +113,7 @@ class Plan:
                 told["speed"] = {key: value}
             elif key == "prefill_tokens_per_s":
                 told["speed"][key] = value
-            else:
+            elif key != "devices" or value is not None:
                 told[key] = value
         return told
 
@@ -125,6 +129,8 @@ def plan_from_json(told: Mapping[str, Any], *, path: str | Path = "plan") -> Pla
         named = {field.name for field in fields(Plan)} & set(told)
         values = {name: told[name] for name in named}
         values |= {name: tuple(told[name]) for name in ("tensor_split", "override_tensor", "argv")}
+        if "devices" in values:
+            values["devices"] = tuple(told["devices"])
         values["memory"] = tuple(PlannedDevice(**device) for device in told["memory"]["devices"])
         values["margin"] = tuple(Margin(**margin) for margin in told["margin"])
         values["quality"] = Quality(**told["quality"]) if told["quality"] else None
