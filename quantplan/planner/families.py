@@ -4,9 +4,10 @@ whole    every layer on the GPUs
 experts  every layer on the GPUs, the experts of the first few on the host (`n_cpu_moe`)
 layers   the first few layers wholly on the host; of a mixture of experts, the experts of all others too: what a GPU
          holds of dense weights is read for every token, what it holds of experts only now and then
+idle     every layer on the host; the GPUs only help with long prompts, for which weights are copied to them
 host     the CPU alone
 
-Assumed: a layer is faster on a GPU than on the CPU. Where it is not, `host` still wins if the host has room.
+Assumed: either every layer is faster on a GPU than on the CPU, or none is (then `idle` or `host` wins, with the room).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Family(Enum):
     WHOLE = "every layer on the GPU"
     EXPERTS = "experts of some layers on the host"
     LAYERS = "some layers on the host"
+    IDLE = "every layer on the host"
     HOST = "everything on the CPU"
 
 
@@ -40,7 +42,8 @@ def families_of(n_gpus: int, *, has_experts: bool) -> tuple[Family, ...]:
     """The families of a set of GPUs."""
     if n_gpus == 0:
         return (Family.HOST,)
-    return (Family.WHOLE, Family.EXPERTS, Family.LAYERS) if has_experts else (Family.WHOLE, Family.LAYERS)
+    partly = (Family.EXPERTS, Family.LAYERS) if has_experts else (Family.LAYERS,)
+    return (Family.WHOLE, *partly, Family.IDLE)
 
 
 def best_spread(
@@ -51,6 +54,9 @@ def best_spread(
     n_host, n_cpu_moe = 0, 0
     if family is Family.HOST:
         return _checked(Spread(n_host=n, counts=(), n_cpu_moe=0), frame, rooms)
+    if family is Family.IDLE:
+        free = all(room >= 0 for room in rooms.gpus)
+        return _checked(Spread(n_host=n, counts=(0,) * len(rooms.gpus), n_cpu_moe=0), frame, rooms) if free else None
     if family is Family.EXPERTS:
         least = _least(1, n - 1, lambda k: fill(frame, 0, k, rooms.gpus) is not None)
         if least is None:
@@ -58,10 +64,10 @@ def best_spread(
         n_cpu_moe = least
     elif family is Family.LAYERS:
         moe = n - 1 if frame.outline.has_experts else 0
-        least = _least(1, n, lambda a: fill(frame, a, max(moe, a) if moe else 0, rooms.gpus) is not None)
+        least = _least(1, n - 1, lambda a: fill(frame, a, moe, rooms.gpus) is not None)
         if least is None:
             return None
-        n_host, n_cpu_moe = least, moe if least < n else 0
+        n_host, n_cpu_moe = least, moe
     counts = _counts(frame, n_host, n_cpu_moe, rooms, pace, share)
     if counts is None:
         return None

@@ -213,13 +213,15 @@ class Search:
         )  # fmt: skip
 
     def _hopeful(self, space: Space, group: _Group) -> Iterator[_Group]:
-        """Everything on each set of devices, whether it fits or not."""
+        """Everything on each set of devices, or all of it on the host beside them, whether it fits or not."""
         n = self.tools.n_layer + 1
         for devices in space.devices:
-            counts = (n,) if len(devices) == 1 else tuple(n // len(devices) for _ in devices)
-            counts = (*counts[:-1], n - sum(counts[:-1])) if devices else ()
-            spread = Spread(n_host=0 if devices else n, counts=counts, n_cpu_moe=0)
-            yield replace(group, devices=devices, spread=spread, n_ctx=space.contexts[0])
+            share = n // len(devices) if devices else 0
+            counts = (*((share,) * (len(devices) - 1)), n - share * (len(devices) - 1)) if devices else ()
+            start = replace(group, devices=devices, n_ctx=space.contexts[0])
+            yield replace(start, spread=Spread(n_host=n, counts=(0,) * len(devices), n_cpu_moe=0))
+            if devices:
+                yield replace(start, spread=Spread(n_host=0, counts=counts, n_cpu_moe=0))
 
     def _speed(self, request: PlanRequest, setting: Setting) -> tuple[float, float, float]:
         """Decode of one request, of all slots, and prefill, at the depth all candidates are compared at."""
