@@ -16,10 +16,11 @@ from quantplan.memory.estimate import HOST
 from quantplan.model.facts import FactsOrigin, ModelFacts
 from quantplan.model.gguf_facts import facts_from_metadata
 from quantplan.model.hf_config import header_from_config
+from quantplan.planner.candidates import capacities_for
 from quantplan.planner.instruments import Instruments, device_sets, least_context, shortage, space_of
 from quantplan.planner.request import SLOTS, Objective, PlanRequest, Setting
 from quantplan.planner.score import Key, Merits, cache_worth, key_of
-from quantplan.planner.search import Search, capacities_for
+from quantplan.planner.search import Search
 from quantplan.planner.speed import speed_host
 from quantplan.rehearsal.calibration import shipped_calibration
 from quantplan.units import MIB
@@ -75,7 +76,8 @@ def random_case(seed: int, *, n_layer: tuple[int, int] = (2, 5), wide: bool = Fa
     n_gpu = rng.choice((0, 1, 1, 1, 2))
     layers = rng.randint(*n_layer) if n_gpu < 2 or wide else rng.randint(2, 3)
     model = facts(
-        EXPERTS if experts else DENSE, n_layer=layers, n_embd=rng.choice((256, 512, 1024)), n_ff=rng.choice((512, 1024, 2048)),
+        EXPERTS if experts else DENSE, n_layer=layers, n_embd=rng.choice((256, 512, 1024)),
+        n_ff=rng.choice((512, 1024, 2048)),
         n_vocab=rng.choice((1000, 8000, 32000)), n_head_kv=rng.choice((1, 2, 4)), n_expert=rng.choice((4, 8, 16)),
         n_ctx_train=rng.choice((4096, 16384, 65536)),
     )  # fmt: skip

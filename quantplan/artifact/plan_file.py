@@ -12,6 +12,7 @@ from quantplan.artifact.receipt import write_atomically
 from quantplan.errors import BadModelFile
 
 SCHEMA = "quantplan/plan/1"
+_SILENT = ("devices", "embeddings")  # written only where they say something
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,8 @@ class Margin:
 class Plan:
     """The contract quantplan/plan/1. None where unknown.
 
-    `devices` are the GPUs the server may use, () none of them; None is all, and then the key is left out of the file.
+    `devices` are the GPUs the server may use, () none of them; None is all. `embeddings`: it serves vectors, not text.
+    A key of these two is left out of the file where it says nothing.
     """
 
     model: str
@@ -102,6 +104,7 @@ class Plan:
     host_fingerprint: str | None
     made_at: str
     devices: tuple[str, ...] | None = None
+    embeddings: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The contract's shape: memory by devices, speed by kind."""
@@ -113,7 +116,7 @@ class Plan:
                 told["speed"] = {key: value}
             elif key == "prefill_tokens_per_s":
                 told["speed"][key] = value
-            elif key != "devices" or value is not None:
+            elif key not in _SILENT or value not in (None, False):
                 told[key] = value
         return told
 

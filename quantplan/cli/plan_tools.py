@@ -43,6 +43,7 @@ class ModelOnHost:
     timed: dict[str, PreparedSpeed] = field(default_factory=dict)
     kept: dict[Setting, tuple[DeviceMemory, ...]] = field(default_factory=dict)
     tensors: dict[str, tuple[TensorFacts, ...]] = field(default_factory=dict)
+    warnings: dict[Setting, tuple[str, ...]] = field(default_factory=dict)
     flash: bool = True
 
     def __post_init__(self) -> None:
@@ -106,7 +107,13 @@ class ModelOnHost:
                 extras=self._extras(setting),
             )  # fmt: skip
             known = self.kept[setting] = found.devices
+            self.warnings[setting] = found.warnings
         return known
+
+    def said(self, setting: Setting) -> tuple[str, ...]:
+        """What the memory model warns of, beside what the facts do."""
+        self.memory(setting)
+        return tuple(one for one in self.warnings[setting] if one not in self.facts.warnings)
 
     def _extras(self, setting: Setting) -> Sequence[ExtraModel]:
         """Companions load on the first GPU, or on the host where none is used."""
@@ -181,11 +188,14 @@ def _extra(extras: Sequence[ExtraModel], device: str) -> int:
     return sum(e.model_bytes + e.context_bytes + e.compute_bytes for e in extras if e.device == device)
 
 
-def full_depth(figures: Callable[[Setting, int], Speed]) -> Callable[[Setting], tuple[Figure | None, Figure | None]]:
-    """Speed with the context full to its end, which is the slowest a request gets."""
+def full_depth(
+    figures: Callable[[Setting, int], Speed], *, generates: bool = True
+) -> Callable[[Setting], tuple[Figure | None, Figure | None]]:
+    """Speed with the context full to its end, which is the slowest a request gets; what does not generate has no
+    decode."""
 
     def of(setting: Setting) -> tuple[Figure | None, Figure | None]:
         found = figures(setting, setting.n_ctx)
-        return found.decode, found.prefill
+        return found.decode if generates else None, found.prefill
 
     return of

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -15,13 +14,15 @@ from quantplan.cli.plan_tools import ModelOnHost, capacities_of, full_depth
 from quantplan.hardware.facts import HostFacts
 from quantplan.memory.estimate import ExtraModel
 from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts
-from quantplan.places import data_file
 from quantplan.planner import relax
 from quantplan.planner.alternatives import alternatives
+from quantplan.planner.candidates import Choice, Effort, Rejected, check
+from quantplan.planner.instruments import Instruments
 from quantplan.planner.instruments import contexts as contexts_of
+from quantplan.planner.nature import Kind, Nature, nature_of
 from quantplan.planner.plan import Context, make_plan
-from quantplan.planner.request import Capacity, Objective, PlanRequest
-from quantplan.planner.search import Choice, Effort, Rejected, Search, check
+from quantplan.planner.request import USUAL_N_CTX, Capacity, Objective, PlanRequest
+from quantplan.planner.search import Search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,10 @@ class Planned:
     capacities: tuple[Capacity, ...]
     effort: Effort
     seconds: float
+    nature: Nature
+    tools: Instruments = field(repr=False)
     model: ModelOnHost = field(repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 def recommend(
@@ -58,6 +62,8 @@ def recommend(
     """The plan of a model on a host, with its alternatives. `as_it_is` is the preset of a finished file, which is
     planned for and no other. Raises NothingFits, Contradiction, BadValue."""
     check(request)
+    nature = nature_of(facts)
+    request = suited(request, facts, nature)
     beside = companions or Companions()
     own = as_it_is or own_preset(facts)
     model = model_on_host(facts, host, request, own=own, companions=beside)
@@ -66,7 +72,8 @@ def recommend(
         any_preset=request.any_preset or own is not None, kv_types=_cache_types(model, request),
     )  # fmt: skip
     capacities = capacities_of(host, margins=margins, extras=beside.extras)
-    search = Search(model.instruments(capacities, free_disk_bytes=_free_disk(host, facts)))
+    tools = model.instruments(capacities, free_disk_bytes=_free_disk(host, facts))
+    search = Search(tools)
     started = time.process_time()
     best = search.best(request)
     if best is None:
@@ -76,12 +83,29 @@ def recommend(
     more = contexts_of(wider, facts.n_ctx_train)[:3] if request.n_ctx is None else ()
     others = alternatives(search, request, best, contexts=more) if with_alternatives else ()
     seconds = time.process_time() - started
-    context = _context(model, request, capacities, beside)
+    context = _context(model, request, capacities, beside, nature)
     plans = tuple(make_plan(choice, context) for choice in (best, *others))
     return Planned(
         facts=facts, host=host, request=request, choice=best, others=others, rejected=rejected, plan=plans[0],
         alternatives=plans[1:], capacities=capacities, effort=search.effort, seconds=seconds, model=model,
+        nature=nature, tools=tools, warnings=_warned(model, best, tools),
     )  # fmt: skip
+
+
+def _warned(model: ModelOnHost, best: Choice, tools: Instruments) -> tuple[str, ...]:
+    """What to know before the plan is followed."""
+    objection = tools.objection(best.setting.quant)
+    flagged = (f"{best.setting.quant} is advised against: {objection}",) if objection else ()
+    return (*flagged, *model.said(best.setting))
+
+
+def suited(request: PlanRequest, facts: ModelFacts, nature: Nature) -> PlanRequest:
+    """The request as this kind of model can be asked. An encoder takes a text in one micro-batch, as long as its
+    context; its context is the trained one unless another is asked for."""
+    if nature.kind is not Kind.ENCODER:
+        return request
+    n_ctx = request.n_ctx or facts.n_ctx_train or USUAL_N_CTX
+    return replace(request, n_ctx=n_ctx, n_ubatches=(max(n_ctx, 512),), kv_types=request.kv_types[:1])
 
 
 def model_on_host(
@@ -128,13 +152,14 @@ def _free_disk(host: HostFacts, facts: ModelFacts) -> int | None:
 
 
 def _context(
-    model: ModelOnHost, request: PlanRequest, capacities: tuple[Capacity, ...], companions: Companions
+    model: ModelOnHost, request: PlanRequest, capacities: tuple[Capacity, ...], companions: Companions, nature: Nature
 ) -> Context:
     facts, host = model.facts, model.host
     return Context(
         model=facts.id, n_layer=facts.n_layer, source=_source(facts.source), request=request, capacities=capacities,
         cpu=host.cpu, host_fingerprint=host.fingerprint, made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        speed=full_depth(model.figures), quality=model.quality_of, mmproj=companions.mmproj, draft=companions.draft,
+        speed=full_depth(model.figures, generates=not nature.embeds), quality=model.quality_of,
+        mmproj=companions.mmproj, draft=companions.draft, embeddings=nature.embeds,
     )  # fmt: skip
 
 
@@ -142,30 +167,30 @@ def _source(source: SourceFacts) -> Mapping[str, Any]:
     return {"repo": source.repo, "revision": source.revision, "file": source.file, "sha256": source.sha256}
 
 
-@cache
-def published() -> Mapping[str, Any]:
-    """Figures that others published, with their source."""
-    told: Mapping[str, Any] = json.loads(data_file("published_figures.json").read_text())
-    return told
+def quality_of(facts: ModelFacts) -> Callable[[str], Quality | None]:
+    """The expected damage by preset, from the shipped table."""
+    from quantplan.quant.quality import active_parameters, expected_quality, family_of
+    from quantplan.quant.quality_table import read_quality_table
 
+    table = read_quality_table()
+    family, active = family_of(facts.id, table), active_parameters(facts)
 
-def quality_of(facts: ModelFacts) -> Any:
-    """The expected damage by preset."""
-
+    @cache
     def of(quant: str) -> Quality | None:
-        figures = published()["quality"]
-        found = figures["by_preset"].get(quant)
-        if not found:
-            return None
-        origin = f"published for {figures['model']}, not for this model: {figures['source']}"
-        return Quality(kld_mean=found["kld_mean"], ppl_ratio=None, low=None, high=None, origin=origin)
+        if quant == MIXTURE_PRESET:
+            why = "the experts stay in MXFP4, as they were published: nothing is lost in them"
+            return Quality(kld_mean=0.0, ppl_ratio=1.0, low=0.0, high=0.01, origin=why)
+        return expected_quality(
+            quant, n_params=facts.parameters, family=family, arch=facts.arch, table=table,
+            n_active=active if active < facts.parameters else None,
+        )  # fmt: skip
 
     return of
 
 
 def objection(quant: str, request: PlanRequest) -> str | None:
     """What speaks against a preset for the use, or None."""
-    from quantplan.quant.quality import quality_flags
+    from quantplan.quant.uses import quality_flags
 
     return next((flag.why for flag in quality_flags(quant, use=request.use) if not flag.advised), None)
 

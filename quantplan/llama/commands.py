@@ -118,6 +118,7 @@ class ServerSettings:
     mmproj: Path | None = None
     draft: Path | None = None
     devices: tuple[str, ...] | None = None  # None: all the engine sees; (): none
+    embeddings: bool = False
     api_key_file: Path | None = None
     log_verbosity: int = 3
 
@@ -180,7 +181,8 @@ def _optional(settings: ServerSettings) -> tuple[str, ...]:
         ("--device", _device(settings.devices)),
         ("--api-key-file", str(settings.api_key_file) if settings.api_key_file else ""),
     )
-    return tuple(word for flag, value in pairs if value for word in (flag, value))
+    embeddings = ("--embedding",) if settings.embeddings else ()
+    return (*(word for flag, value in pairs if value for word in (flag, value)), *embeddings)
 
 
 def _device(devices: tuple[str, ...] | None) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from quantplan.planner.candidates import Choice
 from quantplan.planner.request import Objective, PlanRequest
-from quantplan.planner.search import Choice, Search
+from quantplan.planner.search import Search
 
 _TOLERANCE = 0.01  # speeds that differ by less count as equal
 
@@ -39,9 +40,7 @@ def _alike(a: Choice, b: Choice) -> bool:
     return all(abs(x - y) <= _TOLERANCE * abs(x) for x, y in zip(_goods(a), _goods(b), strict=True))
 
 
-def alternatives(
-    search: Search, request: PlanRequest, best: Choice, *, contexts: Sequence[int]
-) -> tuple[Choice, ...]:
+def alternatives(search: Search, request: PlanRequest, best: Choice, *, contexts: Sequence[int]) -> tuple[Choice, ...]:
     """The front around a choice: every other preset at its context, its preset at other contexts."""
     asked = [replace(request, quants=(quant,), n_ctx=best.setting.n_ctx) for quant in request.quants
              if quant != best.setting.quant]  # fmt: skip

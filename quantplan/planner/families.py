@@ -46,9 +46,7 @@ def families_of(n_gpus: int, *, has_experts: bool) -> tuple[Family, ...]:
     return (Family.WHOLE, *partly, Family.IDLE)
 
 
-def best_spread(
-    family: Family, frame: Frame, rooms: Rooms, *, pace: Sequence[float], share: float
-) -> Spread | None:
+def best_spread(family: Family, frame: Frame, rooms: Rooms, *, pace: Sequence[float], share: float) -> Spread | None:
     """The family's fastest member that fits in the rooms; None where none does."""
     n = frame.outline.n_items
     n_host, n_cpu_moe = 0, 0

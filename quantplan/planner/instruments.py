@@ -111,9 +111,7 @@ def least_context(request: PlanRequest, n_ctx_train: int) -> int:
     return request.n_ctx or request.n_ctx_min or min(USUAL_N_CTX, n_ctx_train or USUAL_N_CTX)
 
 
-def shortage(
-    needs: Sequence[DeviceMemory], capacities: Mapping[str, Capacity]
-) -> tuple[DeviceMemory, Capacity] | None:
+def shortage(needs: Sequence[DeviceMemory], capacities: Mapping[str, Capacity]) -> tuple[DeviceMemory, Capacity] | None:
     """The first device that has less than is needed, or None when all fit. Devices that share the host's RAM are
     counted on the host too."""
     shared = sum(need.total_bytes for need in needs if need.name != HOST and capacities[need.name].unified)

@@ -12,8 +12,8 @@ from quantplan.hardware.facts import CpuFacts
 from quantplan.llama import commands
 from quantplan.memory.estimate import HOST, DeviceMemory
 from quantplan.planner import threads
+from quantplan.planner.candidates import Choice
 from quantplan.planner.request import Capacity, PlanRequest, Setting
-from quantplan.planner.search import Choice
 from quantplan.units import MIB
 
 SERVER_PORT = 8080
@@ -38,6 +38,7 @@ class Context:
     quality: Callable[[str], Quality | None]
     mmproj: str | None = None
     draft: str | None = None
+    embeddings: bool = False
 
 
 def make_plan(choice: Choice, context: Context) -> Plan:
@@ -84,6 +85,7 @@ def make_plan(choice: Choice, context: Context) -> Plan:
         host_fingerprint=context.host_fingerprint,
         made_at=context.made_at,
         devices=None if setting.devices == gpus else setting.devices,
+        embeddings=context.embeddings,
     )
     return _with_argv(plan)
 
@@ -149,6 +151,7 @@ def server_settings(
         mmproj=Path(plan.mmproj) if plan.mmproj else None,
         draft=Path(plan.draft) if plan.draft else None,
         devices=plan.devices,
+        embeddings=plan.embeddings,
         api_key_file=api_key_file,
     )
 

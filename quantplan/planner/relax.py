@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from quantplan.errors import Contradiction, NothingFits
 from quantplan.memory.estimate import HOST
+from quantplan.planner.candidates import Choice, capacities_for, describe
 from quantplan.planner.instruments import least_context
 from quantplan.planner.outline import frame_of
 from quantplan.planner.request import PRESETS, PlanRequest, Setting
-from quantplan.planner.search import Choice, Search, capacities_for, describe
-from quantplan.units import pad
+from quantplan.planner.search import Search
+from quantplan.units import MIB
 
 _CACHES = (("q8_0", "q8_0"), ("q4_0", "q4_0"))
 _CONTEXT_STEP = 256
@@ -90,20 +91,19 @@ def _limits(search: Search, request: PlanRequest) -> Iterator[Change]:
         choice = search.best(replace(request, cache_ram_bytes=0))
         if choice is not None:
             yield Change(what="prompt cache", value="0", choice=choice, asked=True)
-    for what in ("max_ram_bytes", "max_disk_bytes"):
-        if getattr(request, what) is None:
-            continue
-        choice = search.best(replace(request, **{what: None}))
+    if request.max_ram_bytes is not None:
+        choice = search.best(replace(request, max_ram_bytes=None))
         if choice is not None:
-            need = next(n.total_bytes for n in choice.needs if n.name == HOST) if what == "max_ram_bytes" else \
-                search.tools.outline_of(choice.setting.quant).file_bytes  # fmt: skip
-            mib = str(pad(need, 1024**2) // 1024**2)
-            yield Change(what="ram" if what == "max_ram_bytes" else "disk", value=mib, choice=choice, asked=True)
+            need = next(n.total_bytes for n in choice.needs if n.name == HOST)
+            yield Change(what="ram", value=str(-(-need // MIB)), choice=choice, asked=True)
+    if request.max_disk_bytes is not None:
+        choice = search.best(replace(request, max_disk_bytes=None))
+        if choice is not None:
+            need = search.tools.outline_of(choice.setting.quant).file_bytes
+            yield Change(what="disk", value=str(-(-need // MIB)), choice=choice, asked=True)
 
 
-def _largest(
-    search: Search, most: int, request_for: Callable[[int], PlanRequest]
-) -> tuple[int, Choice | None]:
+def _largest(search: Search, most: int, request_for: Callable[[int], PlanRequest]) -> tuple[int, Choice | None]:
     """The largest number from 1 that has a plan, where less always has one when more does."""
     low, found = 0, None
     high = most
@@ -126,9 +126,9 @@ def _named(change: Change, request: PlanRequest) -> str:
         "context": f"a context of {(request.n_ctx or request.n_ctx_min or 0):,} tokens",
         "presets": f"the presets {', '.join(request.quants)}",
         "devices": f"the devices {', '.join(request.devices or ()) or 'CPU alone'}",
-        "prompt cache": f"a prompt cache of {(request.cache_ram_bytes or 0) // 1024**2:,} MiB",
-        "ram": f"at most {(request.max_ram_bytes or 0) // 1024**2:,} MiB of RAM",
-        "disk": f"at most {(request.max_disk_bytes or 0) // 1024**2:,} MiB of disk",
+        "prompt cache": f"a prompt cache of {(request.cache_ram_bytes or 0) // MIB:,} MiB",
+        "ram": f"at most {(request.max_ram_bytes or 0) // MIB:,} MiB of RAM",
+        "disk": f"at most {(request.max_disk_bytes or 0) // MIB:,} MiB of disk",
     }
     return str(asked[change.what])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from quantplan.quant.quality import Use
+from quantplan.quant.uses import Use
 
 # Best first. Below Q4_K_M the published damage grows steeply: only when nothing better fits.
 PRESETS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")

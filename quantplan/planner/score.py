@@ -2,11 +2,12 @@
 
 `balanced` multiplies two shares that both bring less and less:
 
-    worth = speed / (speed + COMFORT) × (HARM / (HARM + damage)) ^ weight × cache
+    worth = speed / (speed + COMFORT) × slow × (HARM / (HARM + damage)) ^ weight × cache
 
 speed is that of a whole request (prompt and answer) in answer tokens a second, damage the expected mean KL divergence
 of the preset. At COMFORT tokens/s half of what speed can bring is there; at HARM nats half of the faithfulness (weight
-1). The weight says how much faithfulness counts for a use. Presets that are advised against come after all others.
+1). The weight says how much faithfulness counts for a use. slow is 1 where decoding keeps up with reading, below that
+the root of the share it reaches. Presets that are advised against come after all others.
 Speeds and worths that differ by less than a percent count as equal: then the longer context wins, then fewer devices.
 """
 
@@ -16,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from quantplan.planner.request import READING_PER_S, Objective, PlanRequest, Workload
-from quantplan.quant.quality import Use
+from quantplan.quant.uses import Use
 
 COMFORT_PER_S = 20.0  # tokens: four times as fast as reading
 HARM_NATS = 0.02  # about Q4_K_M of a model of 14 billion parameters
@@ -37,7 +38,7 @@ Key = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merits:
-    """What a candidate gives. `decode` of one request, `total` of all slots at work, tokens a second; damage in nats."""
+    """What a candidate gives: decode of one request and `total` of all slots in tokens a second, damage in nats."""
 
     decode: float
     total: float
@@ -70,13 +71,12 @@ def balance(merits: Merits, request: PlanRequest) -> float:
     """The worth of `balanced`, from 0 to 1."""
     seconds = request_seconds(merits, request.workload)
     speed = request.workload.n_answer / seconds if seconds < math.inf else 0.0
-    faithful = (HARM_NATS / (HARM_NATS + max(merits.damage, 0.0))) ** WEIGHTS[request.use]
-    return speed / (speed + COMFORT_PER_S) * faithful * merits.cache
+    faithful = math.pow(HARM_NATS / (HARM_NATS + max(merits.damage, 0.0)), WEIGHTS[request.use])
+    slow = math.sqrt(min(1.0, max(merits.decode, 0.0) / READING_PER_S))
+    return speed / (speed + COMFORT_PER_S) * slow * faithful * merits.cache
 
 
-def key_of(
-    request: PlanRequest, merits: Merits, *, n_ctx: int, n_parallel: int, n_devices: int, n_ubatch: int
-) -> Key:
+def key_of(request: PlanRequest, merits: Merits, *, n_ctx: int, n_parallel: int, n_devices: int, n_ubatch: int) -> Key:
     """The larger, the better. Of every part of it more is better, so that upper bounds give an upper bound."""
     advised = 1.0 if merits.advised or request.any_preset else 0.0
     worth = _percents(balance(merits, request))

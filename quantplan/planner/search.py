@@ -14,12 +14,12 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from quantplan.errors import BadValue
 from quantplan.memory.estimate import HOST, DeviceMemory
+from quantplan.planner.candidates import Choice, Effort, Group, capacities_for, describe, family_key, setting_of
 from quantplan.planner.families import Family, Rooms, best_spread, families_of
 from quantplan.planner.instruments import Instruments, Space, least_context, shortage, space_of
 from quantplan.planner.outline import Frame, Spread, frame_of
-from quantplan.planner.request import SLOTS, Capacity, PlanRequest, Setting
+from quantplan.planner.request import SLOTS, PlanRequest, Setting
 from quantplan.planner.score import Key, Merits, cache_worth, key_of
 from quantplan.units import format_mib
 
@@ -27,49 +27,6 @@ from quantplan.units import format_mib
 # (tests/planner/test_compute_is_settled.py).
 _SETTLED = 0.9
 _TRIES = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A candidate that fits, its memory, what it gives, and why it was taken."""
-
-    setting: Setting
-    needs: tuple[DeviceMemory, ...]
-    merits: Merits
-    key: Key
-    why: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
-    """A candidate that was not taken, and why."""
-
-    what: str
-    why: str
-
-
-@dataclass(slots=True, kw_only=True)
-class Effort:
-    """How much was looked at."""
-
-    n_raw: int = 0
-    n_bounds: int = 0
-    n_exact: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
-    """Candidates that agree in what is decided: the axes before `level`. Others are at their most hopeful value."""
-
-    level: int
-    quant: str
-    kv: tuple[str, str]
-    n_parallel: int
-    devices: tuple[str, ...] = ()
-    family: Family = Family.WHOLE
-    n_ubatch: int = 0
-    n_ctx: int = 0
-    spread: Spread | None = None
 
 
 _PLACED, _BATCHED, _SIZED, _EXACT = 1, 2, 3, 4
@@ -86,17 +43,19 @@ class Search:
     paces: dict[object, tuple[float, ...]] = field(default_factory=dict)
     speeds: dict[object, tuple[float, float]] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
-    _groups: list[tuple[tuple[float, ...], int, _Group]] = field(default_factory=list)
+    _groups: list[tuple[tuple[float, ...], int, Group]] = field(default_factory=list)
     _order: int = 0
 
     def best(self, request: PlanRequest) -> Choice | None:
         """The best candidate, or None where none fits."""
         space = space_of(request, self.tools, slots=SLOTS)
         self._groups, self._order = [], 0
+        has_experts = self.tools.outline_of(space.quants[0]).has_experts
+        self.effort.n_raw = max(self.effort.n_raw, space.n_raw(self.tools.n_layer, has_experts=has_experts))
         for quant in space.quants:
             for kv in space.kv_types:
                 for n_parallel in space.n_parallels:
-                    self._push(request, space, _Group(level=0, quant=quant, kv=kv, n_parallel=n_parallel))
+                    self._push(request, space, Group(level=0, quant=quant, kv=kv, n_parallel=n_parallel))
         while self._groups:
             negated, _, group = heapq.heappop(self._groups)
             if group.level == _EXACT:
@@ -107,13 +66,13 @@ class Search:
 
     # Groups ----------------------------------------------------------------------------------------------------
 
-    def _push(self, request: PlanRequest, space: Space, group: _Group) -> None:
+    def _push(self, request: PlanRequest, space: Space, group: Group) -> None:
         bound = self._bound(request, space, group)
         if bound is not None:
             self._order += 1
             heapq.heappush(self._groups, (tuple(-part for part in bound), self._order, group))
 
-    def _open(self, request: PlanRequest, space: Space, group: _Group) -> Iterator[_Group]:
+    def _open(self, request: PlanRequest, space: Space, group: Group) -> Iterator[Group]:
         """The groups that make up this one, less those that cannot fit."""
         if group.level == 0:
             for devices in space.devices:
@@ -131,7 +90,7 @@ class Search:
         else:
             yield from self._confirmed(request, group)
 
-    def _placed(self, request: PlanRequest, group: _Group) -> Iterator[_Group]:
+    def _placed(self, request: PlanRequest, group: Group) -> Iterator[Group]:
         """The group with its best placement, if there is one."""
         rooms = self._rooms(request, group)
         pace = self._pace(group)
@@ -141,10 +100,10 @@ class Search:
         elif group.level == _PLACED:
             self._reject_family(request, group)
 
-    def _confirmed(self, request: PlanRequest, group: _Group) -> Iterator[_Group]:
+    def _confirmed(self, request: PlanRequest, group: Group) -> Iterator[Group]:
         """The group as a single candidate if it fits exactly; else with the family's next best placement."""
         for _ in range(_TRIES):
-            setting = _setting(group)
+            setting = setting_of(group)
             self.effort.n_exact += 1
             needs = self.tools.memory_of(setting)
             capacities = capacities_for(request, self.tools)
@@ -164,7 +123,7 @@ class Search:
                 yield following
                 return
 
-    def _learn(self, request: PlanRequest, group: _Group, needs: tuple[DeviceMemory, ...]) -> bool:
+    def _learn(self, request: PlanRequest, group: Group, needs: tuple[DeviceMemory, ...]) -> bool:
         """Takes what did not fit out of the family: compute buffers, or at least one layer of what was tried."""
         spread, frame = group.spread, self._frame(group)
         assert spread is not None
@@ -179,12 +138,12 @@ class Search:
                     return False  # what is there whatever the choice does not fit
                 beyond = capacity.usable_bytes - capacity.taken_bytes - used + 1
                 floors[gpu] = max(floors[gpu], int(_SETTLED * need.compute_bytes), beyond)
-        self.floors.setdefault(_family_key(group), {})[group.n_ctx] = tuple(floors)
+        self.floors.setdefault(family_key(group), {})[group.n_ctx] = tuple(floors)
         return True
 
     # Bounds ----------------------------------------------------------------------------------------------------
 
-    def _bound(self, request: PlanRequest, space: Space, group: _Group) -> Key | None:
+    def _bound(self, request: PlanRequest, space: Space, group: Group) -> Key | None:
         """The key that no member of the group exceeds; None where none can meet the constraints."""
         self.effort.n_bounds += 1
         merits = self._merits(request, space, group)
@@ -202,17 +161,17 @@ class Search:
             n_ubatch=group.n_ubatch if group.level >= _BATCHED else space.n_ubatches[0],
         )  # fmt: skip
 
-    def _merits(self, request: PlanRequest, space: Space, group: _Group) -> Merits:
+    def _merits(self, request: PlanRequest, space: Space, group: Group) -> Merits:
         tried = [replace(group, level=_EXACT)] if group.level else list(self._hopeful(space, group))
         n_ubatch = group.n_ubatch if group.level >= _BATCHED else space.n_ubatches[-1]
-        measured = [self._speed(request, replace(_setting(one), n_ubatch=n_ubatch)) for one in tried]
+        measured = [self._speed(request, replace(setting_of(one), n_ubatch=n_ubatch)) for one in tried]
         return Merits(
             decode=max(one[0] for one in measured), total=max(one[1] for one in measured),
             prefill=max(one[2] for one in measured), damage=self.tools.damage_of(group.quant),
             advised=self.tools.objection(group.quant) is None, cache=cache_worth(*group.kv),
         )  # fmt: skip
 
-    def _hopeful(self, space: Space, group: _Group) -> Iterator[_Group]:
+    def _hopeful(self, space: Space, group: Group) -> Iterator[Group]:
         """Everything on each set of devices, or all of it on the host beside them, whether it fits or not."""
         n = self.tools.n_layer + 1
         for devices in space.devices:
@@ -242,7 +201,7 @@ class Search:
 
     # Rooms -----------------------------------------------------------------------------------------------------
 
-    def _rooms(self, request: PlanRequest, group: _Group) -> Rooms:
+    def _rooms(self, request: PlanRequest, group: Group) -> Rooms:
         """What weights and caches may take: usable memory less what is needed whatever the choice, and the least that
         compute buffers were seen to take."""
         capacities = capacities_for(request, self.tools)
@@ -254,24 +213,24 @@ class Search:
             shared=tuple(c.unified for c in gpus),
         )
 
-    def _floor(self, group: _Group) -> tuple[int, ...]:
+    def _floor(self, group: Group) -> tuple[int, ...]:
         """Compute buffers grow with the context: what was seen at a shorter one holds."""
-        seen = self.floors.get(_family_key(group), {})
+        seen = self.floors.get(family_key(group), {})
         found = [0] * len(group.devices)
         for n_ctx, floors in seen.items():
             if n_ctx <= group.n_ctx:
                 found = [max(a, b) for a, b in zip(found, floors, strict=True)]
         return tuple(found)
 
-    def _frame(self, group: _Group) -> Frame:
+    def _frame(self, group: Group) -> Frame:
         key = (group.quant, group.kv, group.n_parallel, group.n_ubatch, group.n_ctx)
         known = self.frames.get(key)
         if known is None:
             outline = self.tools.outline_of(group.quant)
-            known = self.frames[key] = frame_of(outline, self.tools.context_of(_setting(group)))
+            known = self.frames[key] = frame_of(outline, self.tools.context_of(setting_of(group)))
         return known
 
-    def _pace(self, group: _Group) -> tuple[float, ...]:
+    def _pace(self, group: Group) -> tuple[float, ...]:
         """Seconds that each GPU alone would take for a token: what tells the faster one."""
         if len(group.devices) < 2:
             return (1.0,) * len(group.devices)
@@ -280,7 +239,7 @@ class Search:
         if known is None:
             n = self.tools.n_layer + 1
             alone = Spread(n_host=0, counts=(n,), n_cpu_moe=0)
-            settings = [_setting(replace(group, devices=(gpu,), spread=alone)) for gpu in group.devices]
+            settings = [setting_of(replace(group, devices=(gpu,), spread=alone)) for gpu in group.devices]
             decode = [self._asked(setting, 0, 1)[0] for setting in settings]
             known = self.paces[key] = tuple(1 / one if one else 1.0 for one in decode)
         return known
@@ -297,8 +256,8 @@ class Search:
 
     # Results ---------------------------------------------------------------------------------------------------
 
-    def _choice(self, request: PlanRequest, group: _Group, key: Key) -> Choice:
-        setting = _setting(group)
+    def _choice(self, request: PlanRequest, group: Group, key: Key) -> Choice:
+        setting = setting_of(group)
         decode, total, prefill = self._speed(request, setting)
         merits = Merits(
             decode=decode, total=total, prefill=prefill, damage=self.tools.damage_of(group.quant),
@@ -306,66 +265,14 @@ class Search:
         )  # fmt: skip
         return Choice(setting=setting, needs=self.tools.memory_of(setting), merits=merits, key=key)
 
-    def _reject_family(self, request: PlanRequest, group: _Group) -> None:
+    def _reject_family(self, request: PlanRequest, group: Group) -> None:
         """Why a preset is not wholly on all GPUs, by weights and caches alone."""
         if group.family is not Family.WHOLE or group.devices != self.tools.gpus:
             return
         capacities, frame = capacities_for(request, self.tools), self._frame(group)
         need = frame.on_gpu(0, frame.outline.n_items, 0) + sum(capacities[name].taken_bytes for name in group.devices)
         have = sum(capacities[name].usable_bytes for name in group.devices)
-        what = describe(replace(_setting(group), n_gpu_layers=self.tools.n_layer + 1), self.tools.n_layer)
+        what = describe(replace(setting_of(group), n_gpu_layers=self.tools.n_layer + 1), self.tools.n_layer)
         where = group.devices[0] if len(group.devices) == 1 else "the GPUs"
         why = f"weights and cache alone take {format_mib(need)} of {where}, {format_mib(have)} may be used"
         self.rejected.setdefault(what, why)
-
-
-def check(request: PlanRequest) -> None:
-    """Raises BadValue for a request that nothing could meet, naming the two that contradict each other."""
-    for what, value in (("context", request.n_ctx), ("least context", request.n_ctx_min)):
-        if value is not None and value < 1:
-            raise BadValue(what=what, value=value, why="is not a number of tokens above 0")
-    if request.n_parallel is not None and request.n_parallel < 1:
-        raise BadValue(what="slots", value=request.n_parallel, why="is not a number above 0")
-    if not request.quants:
-        raise BadValue(what="presets", value=None, why="leave nothing to choose from")
-    if request.n_ctx and request.n_ctx_min and request.n_ctx_min > request.n_ctx:
-        why = f"contradicts the context of {request.n_ctx:,}: it is more"
-        raise BadValue(what="least context", value=request.n_ctx_min, why=why)
-
-
-def capacities_for(request: PlanRequest, tools: Instruments) -> dict[str, Capacity]:
-    """Devices by name, the host within the request's limit and without the prompt cache that was asked for."""
-    found = {capacity.name: capacity for capacity in tools.capacities}
-    host = found[HOST]
-    over = max(0, host.usable_bytes - request.max_ram_bytes) if request.max_ram_bytes is not None else 0
-    found[HOST] = replace(host, margin_bytes=host.margin_bytes + over + (request.cache_ram_bytes or 0))
-    return found
-
-
-def describe(setting: Setting, n_layer: int) -> str:
-    """A candidate in words."""
-    cache = "" if setting.type_k == setting.type_v == "f16" else f", cache {setting.type_k}/{setting.type_v}"
-    slots = "" if setting.n_parallel == 1 else f" × {setting.n_parallel} slots"
-    if not setting.devices:
-        where = "on the CPU"
-    elif setting.n_gpu_layers > n_layer:
-        where = f"with all {n_layer + 1} layers on {'+'.join(setting.devices)}"
-    else:
-        where = f"with {setting.n_gpu_layers} of {n_layer + 1} layers on {'+'.join(setting.devices)}"
-    moe = f", experts of {setting.n_cpu_moe} layers on the host" if setting.n_cpu_moe else ""
-    return f"{setting.quant} at {setting.n_ctx:,} tokens{slots} {where}{moe}{cache}"
-
-
-def _family_key(group: _Group) -> object:
-    return (group.quant, group.kv, group.n_parallel, group.n_ubatch, group.devices, group.family)
-
-
-def _setting(group: _Group) -> Setting:
-    spread = group.spread
-    n_gpu_layers = sum(spread.counts) if spread else 0
-    return Setting(
-        quant=group.quant, n_ctx=group.n_ctx, n_parallel=group.n_parallel, type_k=group.kv[0], type_v=group.kv[1],
-        n_ubatch=group.n_ubatch, devices=group.devices, n_gpu_layers=n_gpu_layers,
-        tensor_split=spread.counts if spread and n_gpu_layers and len(group.devices) > 1 else (),
-        n_cpu_moe=spread.n_cpu_moe if spread else 0,
-    )  # fmt: skip
