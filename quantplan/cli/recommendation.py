@@ -104,8 +104,8 @@ def _data(
         "model": {
             "id": facts.id, "revision": facts.source.revision, "arch": facts.arch, "n_layer": facts.n_layer,
             "n_ctx_train": facts.n_ctx_train, "parameters": facts.parameters, "origin": facts.origin,
-            "kind": planned.nature.kind, "sees": planned.nature.sees, "is_what": list(planned.nature.says),
         },
+        "nature": planned.nature,
         "hardware": planned.host,
         "objective": planned.request.objective,
         "use": planned.request.use,
