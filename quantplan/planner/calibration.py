@@ -84,6 +84,7 @@ class HostMeasurement:
     weights: str  # the class of most of its weights
     is_mixture: bool
     nbytes: int
+    n_depth: int
     measured_s: float
     predicted_s: float
     spread: float
