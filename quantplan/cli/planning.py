@@ -112,11 +112,10 @@ def model_on_host(
     facts: ModelFacts, host: HostFacts, request: PlanRequest, *, own: str | None, companions: Companions
 ) -> ModelOnHost:
     """The model on the host, with the shipped and the measured tables."""
-    from quantplan.planner.speed import speed_host
-    from quantplan.rehearsal.calibration import shipped_calibration
+    from quantplan.rehearsal.calibration import speed_host_for
 
     return ModelOnHost(
-        facts=facts, host=host, speeds=speed_host(host, shipped_calibration()), quality_of=quality_of(facts),
+        facts=facts, host=host, speeds=speed_host_for(host), quality_of=quality_of(facts),
         objection=lambda quant: objection(quant, request), own=own, extras=companions.extras,
         has_draft=companions.draft is not None,
     )  # fmt: skip

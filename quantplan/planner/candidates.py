@@ -54,6 +54,7 @@ class Group:
     n_ubatch: int = 0
     n_ctx: int = 0
     spread: Spread | None = None
+    pinned: bool = False  # this very spread, not the family's best
 
 
 def check(request: PlanRequest) -> None:

@@ -4,15 +4,18 @@ whole    every layer on the GPUs
 experts  every layer on the GPUs, the experts of the first few on the host (`n_cpu_moe`)
 layers   the first few layers wholly on the host; of a mixture of experts, the experts of all others too: what a GPU
          holds of dense weights is read for every token, what it holds of experts only now and then
+plain    the first few layers wholly on the host, the others wholly on the GPUs, their experts too: fewer changes
+         between devices, which is what counts in small models
 idle     every layer on the host; the GPUs only help with long prompts, for which weights are copied to them
 host     the CPU alone
 
-Assumed: either every layer is faster on a GPU than on the CPU, or none is (then `idle` or `host` wins, with the room).
+Where a family's best member is hardly faster than having everything on the host, a GPU is no faster than the CPU for
+some layers; then every member is looked at (`members`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -25,6 +28,7 @@ class Family(Enum):
     WHOLE = "every layer on the GPU"
     EXPERTS = "experts of some layers on the host"
     LAYERS = "some layers on the host"
+    PLAIN = "some layers on the host, experts with their layers"
     IDLE = "every layer on the host"
     HOST = "everything on the CPU"
 
@@ -42,7 +46,7 @@ def families_of(n_gpus: int, *, has_experts: bool) -> tuple[Family, ...]:
     """The families of a set of GPUs."""
     if n_gpus == 0:
         return (Family.HOST,)
-    partly = (Family.EXPERTS, Family.LAYERS) if has_experts else (Family.LAYERS,)
+    partly = (Family.EXPERTS, Family.LAYERS, Family.PLAIN) if has_experts else (Family.LAYERS,)
     return (Family.WHOLE, *partly, Family.IDLE)
 
 
@@ -60,8 +64,8 @@ def best_spread(family: Family, frame: Frame, rooms: Rooms, *, pace: Sequence[fl
         if least is None:
             return None
         n_cpu_moe = least
-    elif family is Family.LAYERS:
-        moe = n - 1 if frame.outline.has_experts else 0
+    elif family in (Family.LAYERS, Family.PLAIN):
+        moe = n - 1 if frame.outline.has_experts and family is Family.LAYERS else 0
         least = _least(1, n - 1, lambda a: fill(frame, a, moe, rooms.gpus) is not None)
         if least is None:
             return None
@@ -70,6 +74,60 @@ def best_spread(family: Family, frame: Frame, rooms: Rooms, *, pace: Sequence[fl
     if counts is None:
         return None
     return _checked(Spread(n_host=n_host, counts=counts, n_cpu_moe=n_cpu_moe), frame, rooms)
+
+
+def members(
+    family: Family, best: Spread, frame: Frame, rooms: Rooms, *, pace: Sequence[float], share: float
+) -> Iterator[Spread]:
+    """The family's other members, with less on the GPUs."""
+    n = frame.outline.n_items
+    if family is Family.EXPERTS:
+        pairs = [(0, n_cpu_moe) for n_cpu_moe in range(best.n_cpu_moe + 1, n)]
+    elif family in (Family.LAYERS, Family.PLAIN):
+        pairs = [(n_host, best.n_cpu_moe) for n_host in range(best.n_host + 1, n)]
+    else:
+        return
+    for n_host, n_cpu_moe in pairs:
+        counts = _counts(frame, n_host, n_cpu_moe, rooms, pace, share)
+        if counts is not None:
+            found = _checked(Spread(n_host=n_host, counts=counts, n_cpu_moe=n_cpu_moe), frame, rooms)
+            if found is not None:
+                yield found
+
+
+def mixed(
+    n_host: int, frame: Frame, rooms: Rooms, *, pace: Sequence[float], share: float
+) -> Spread | None:
+    """Some layers wholly on the host, and the experts of as few of the others as will do."""
+    n = frame.outline.n_items
+    least = _least(n_host, n - 1, lambda k: fill(frame, n_host, k, rooms.gpus) is not None)
+    if least is None:
+        return None
+    counts = _counts(frame, n_host, least, rooms, pace, share)
+    return _checked(Spread(n_host=n_host, counts=counts, n_cpu_moe=least), frame, rooms) if counts else None
+
+
+def splits(spread: Spread, frame: Frame, rooms: Rooms) -> Iterator[Spread]:
+    """Other ways to lay the same items over several GPUs: evenly, and all on one of them."""
+    n_items, n_gpus = sum(spread.counts), len(spread.counts)
+    if n_gpus < 2 or not n_items:
+        return
+    one_hot = (tuple(n_items if i == gpu else 0 for i in range(n_gpus)) for gpu in range(n_gpus))
+    for counts in dict.fromkeys((even(frame, spread.n_host, spread.n_cpu_moe, rooms.gpus), *one_hot)):
+        if counts is not None and counts != spread.counts:
+            found = Spread(n_host=spread.n_host, counts=counts, n_cpu_moe=spread.n_cpu_moe)
+            if still_fits(found, frame, rooms):
+                yield found
+
+
+def still_fits(spread: Spread, frame: Frame, rooms: Rooms) -> Spread | None:
+    """The very spread, if it fits in these rooms."""
+    first = spread.n_host
+    for count, room in zip(spread.counts, rooms.gpus, strict=True):
+        if frame.on_gpu(first, first + count, spread.n_cpu_moe) > room:
+            return None
+        first += count
+    return _checked(spread, frame, rooms)
 
 
 def _counts(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from quantplan.memory.estimate import HOST, DeviceMemory
 from quantplan.planner.candidates import Choice, Effort, Group, capacities_for, describe, family_key, setting_of
-from quantplan.planner.families import Family, Rooms, best_spread, families_of
+from quantplan.planner.families import Family, Rooms, best_spread, families_of, members, mixed, splits, still_fits
 from quantplan.planner.instruments import Instruments, Space, least_context, shortage, space_of
 from quantplan.planner.outline import Frame, Spread, frame_of
 from quantplan.planner.request import SLOTS, PlanRequest, Setting
@@ -27,6 +27,7 @@ from quantplan.units import format_mib
 # (tests/planner/test_compute_is_settled.py).
 _SETTLED = 0.9
 _TRIES = 64
+_CLEARLY = 1.25  # times as fast as everything on the host: from there on, more on the GPUs is taken to be faster
 
 
 _PLACED, _BATCHED, _SIZED, _EXACT = 1, 2, 3, 4
@@ -92,13 +93,55 @@ class Search:
 
     def _placed(self, request: PlanRequest, group: Group) -> Iterator[Group]:
         """The group with its best placement, if there is one."""
-        rooms = self._rooms(request, group)
-        pace = self._pace(group)
-        spread = best_spread(group.family, self._frame(group), rooms, pace=pace, share=self.tools.expert_share)
-        if spread is not None:
-            yield replace(group, spread=spread)
-        elif group.level == _PLACED:
-            self._reject_family(request, group)
+        rooms, frame = self._rooms(request, group), self._frame(group)
+        if group.pinned:
+            spread = self._pinned(group, frame, rooms)
+            yield from (replace(group, spread=spread),) if spread else ()
+            return
+        pace, share = self._pace(group), self.tools.expert_share
+        spread = best_spread(group.family, frame, rooms, pace=pace, share=share)
+        if spread is None:
+            if group.level == _PLACED:
+                self._reject_family(request, group)
+            return
+        best = replace(group, spread=spread)
+        yield best
+        if group.level == _PLACED:
+            for other in self._more(request, best, frame, rooms):
+                yield replace(group, spread=other, pinned=True)
+
+    def _pinned(self, group: Group, frame: Frame, rooms: Rooms) -> Spread | None:
+        """The very spread, or where experts are on the host beside whole layers, with more of them there."""
+        spread = group.spread
+        assert spread is not None
+        if spread.n_host == 0 or group.family is not Family.EXPERTS:
+            return still_fits(spread, frame, rooms)
+        return mixed(spread.n_host, frame, rooms, pace=self._pace(group), share=self.tools.expert_share)
+
+    def _more(self, request: PlanRequest, group: Group, frame: Frame, rooms: Rooms) -> Iterator[Spread]:
+        """Members of a family beside its best one, where a look at a few says that they may be faster."""
+        pace, share, best = self._pace(group), self.tools.expert_share, group.spread
+        assert best is not None
+        yield from splits(best, frame, rooms)
+        if self._hardly_faster(request, group):
+            yield from members(group.family, best, frame, rooms, pace=pace, share=share)
+        if group.family is not Family.EXPERTS:
+            return
+        mine = self._speed(request, setting_of(group))
+        tried = {a: mixed(a, frame, rooms, pace=pace, share=share) for a in {1, best.n_cpu_moe // 2, best.n_cpu_moe - 1}
+                 if 0 < a < best.n_cpu_moe}  # fmt: skip
+        speeds = [self._speed(request, setting_of(replace(group, spread=one))) for one in tried.values() if one]
+        if any(own > other for one in speeds for own, other in zip(one, mine, strict=True)):
+            found = (mixed(a, frame, rooms, pace=pace, share=share) for a in range(1, best.n_cpu_moe))
+            yield from (one for one in found if one is not None)
+
+    def _hardly_faster(self, request: PlanRequest, group: Group) -> bool:
+        """Whether a placement gains so little over everything on the host that less of it may gain more."""
+        n = self.tools.n_layer + 1
+        idle = Spread(n_host=n, counts=(0,) * len(group.devices), n_cpu_moe=0)
+        mine = self._speed(request, setting_of(group))
+        hosts = self._speed(request, setting_of(replace(group, spread=idle)))
+        return any(own < other * _CLEARLY for own, other in zip(mine, hosts, strict=True))
 
     def _confirmed(self, request: PlanRequest, group: Group) -> Iterator[Group]:
         """The group as a single candidate if it fits exactly; else with the family's next best placement."""
@@ -162,25 +205,31 @@ class Search:
         )  # fmt: skip
 
     def _merits(self, request: PlanRequest, space: Space, group: Group) -> Merits:
-        tried = [replace(group, level=_EXACT)] if group.level else list(self._hopeful(space, group))
-        n_ubatch = group.n_ubatch if group.level >= _BATCHED else space.n_ubatches[-1]
-        measured = [self._speed(request, replace(setting_of(one), n_ubatch=n_ubatch)) for one in tried]
+        tried = [replace(group, level=_EXACT)] if group.level else list(self._hopeful(request, space, group))
+        batches = (group.n_ubatch,) if group.level >= _BATCHED else space.n_ubatches
+        measured = [
+            self._speed(request, replace(setting_of(one), n_ubatch=n_ubatch)) for one in tried for n_ubatch in batches
+        ]
         return Merits(
             decode=max(one[0] for one in measured), total=max(one[1] for one in measured),
             prefill=max(one[2] for one in measured), damage=self.tools.damage_of(group.quant),
             advised=self.tools.objection(group.quant) is None, cache=cache_worth(*group.kv),
         )  # fmt: skip
 
-    def _hopeful(self, space: Space, group: Group) -> Iterator[Group]:
+    def _hopeful(self, request: PlanRequest, space: Space, group: Group) -> Iterator[Group]:
         """Everything on each set of devices, or all of it on the host beside them, whether it fits or not."""
         n = self.tools.n_layer + 1
         for devices in space.devices:
             share = n // len(devices) if devices else 0
             counts = (*((share,) * (len(devices) - 1)), n - share * (len(devices) - 1)) if devices else ()
-            start = replace(group, devices=devices, n_ctx=space.contexts[0])
+            start = replace(group, devices=devices, n_ctx=space.contexts[0], n_ubatch=space.n_ubatches[0])
             yield replace(start, spread=Spread(n_host=n, counts=(0,) * len(devices), n_cpu_moe=0))
             if devices:
-                yield replace(start, spread=Spread(n_host=0, counts=counts, n_cpu_moe=0))
+                whole = replace(start, spread=Spread(n_host=0, counts=counts, n_cpu_moe=0))
+                yield whole
+                for n_host in range(1, n) if self._hardly_faster(request, whole) else ():
+                    rest = (n - n_host, *(0,) * (len(devices) - 1))
+                    yield replace(start, spread=Spread(n_host=n_host, counts=rest, n_cpu_moe=0))
 
     def _speed(self, request: PlanRequest, setting: Setting) -> tuple[float, float, float]:
         """Decode of one request, of all slots, and prefill, at the depth all candidates are compared at."""
