@@ -224,6 +224,26 @@ class DoesNotFit(QuantplanError):
         self.device, self.need_bytes, self.free_bytes = device, need_bytes, free_bytes
 
 
+class NothingFits(DoesNotFit):
+    """No candidate fits. `changes` are single changes that would make one fit, (what, value), the smallest first."""
+
+    def __init__(
+        self, *, device: str, need_bytes: int, free_bytes: int, what: str, changes: Sequence[tuple[str, str]]
+    ) -> None:
+        super().__init__(device=device, need_bytes=need_bytes, free_bytes=free_bytes, what=what)
+        self.changes = tuple(changes)
+
+
+class Contradiction(QuantplanError):
+    """Two constraints that this model and host cannot meet together, though each alone could be."""
+
+    exit_code = ExitCode.DOES_NOT_FIT
+
+    def __init__(self, *, first: str, second: str, changes: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(f"{first} and {second} contradict each other on this host: no plan has both")
+        self.first, self.second, self.changes = first, second, tuple(changes)
+
+
 class ToolMissing(QuantplanError):
     """A program that this needs is not installed."""
 

@@ -74,7 +74,28 @@ def converted(row: dict[str, Any]) -> dict[str, Any]:
         "compute_capability": capability,
         "pcie": pcie(row["bus_interface"]),
         "power_w": row["thermal_design_power_w"],
+        "fp32_flops_per_s": flops(row["single_float_performance_gflop_s"]),
+        "fp16_flops_per_s": matrix_flops(row),
+        "n_multiprocessors": row["streaming_multiprocessors"] or None,
     }
+
+
+# Multiply-adds of 16 bit that one tensor core does a clock, without sparsity: what the datasheets' figures come to
+# (V100 125, T4 65, A100 312, RTX 3090 142, RTX 4090 330, H100 SXM 989 TFLOPS).
+TENSOR_CORE_FMA = {(7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 256, (8, 6): 128, (8, 7): 128, (8, 9): 128, (9, 0): 512,
+                   (10, 0): 1024, (10, 3): 1024, (12, 0): 128, (12, 1): 128}  # fmt: skip
+
+
+def flops(gflops: float | None) -> int | None:
+    return round(gflops * 1e9) if gflops else None
+
+
+def matrix_flops(row: dict[str, Any]) -> int | None:
+    """16-bit multiplications and additions a second: of the tensor cores where there are any, at boost clock."""
+    fma = TENSOR_CORE_FMA.get((row["cuda_major_version"], row["cuda_minor_version"]))
+    if row["tensor_cores"] and fma and row["boost_clock_mhz"]:
+        return round(row["tensor_cores"] * fma * 2 * row["boost_clock_mhz"] * 1e6)
+    return flops(row["half_float_performance_gflop_s"])
 
 
 # Transfers per clock, as the table's memory clocks are given (RTX 4090: 1,313 MHz x 16 x 384 / 8 = 1,008 GB/s)

@@ -12,6 +12,7 @@ from quantplan.artifact.receipt import write_atomically
 from quantplan.errors import BadModelFile
 
 SCHEMA = "quantplan/plan/1"
+_SILENT = ("devices", "embeddings")  # written only where they say something
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,11 @@ class Margin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The contract quantplan/plan/1. None where unknown."""
+    """The contract quantplan/plan/1. None where unknown.
+
+    `devices` are the GPUs the server may use, () none of them; None is all. `embeddings`: it serves vectors, not text.
+    A key of these two is left out of the file where it says nothing.
+    """
 
     model: str
     quant: str
@@ -98,6 +103,8 @@ class Plan:
     argv: tuple[str, ...]
     host_fingerprint: str | None
     made_at: str
+    devices: tuple[str, ...] | None = None
+    embeddings: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The contract's shape: memory by devices, speed by kind."""
@@ -109,7 +116,7 @@ class Plan:
                 told["speed"] = {key: value}
             elif key == "prefill_tokens_per_s":
                 told["speed"][key] = value
-            else:
+            elif key not in _SILENT or value not in (None, False):
                 told[key] = value
         return told
 
@@ -125,6 +132,8 @@ def plan_from_json(told: Mapping[str, Any], *, path: str | Path = "plan") -> Pla
         named = {field.name for field in fields(Plan)} & set(told)
         values = {name: told[name] for name in named}
         values |= {name: tuple(told[name]) for name in ("tensor_split", "override_tensor", "argv")}
+        if "devices" in values:
+            values["devices"] = tuple(told["devices"])
         values["memory"] = tuple(PlannedDevice(**device) for device in told["memory"]["devices"])
         values["margin"] = tuple(Margin(**margin) for margin in told["margin"])
         values["quality"] = Quality(**told["quality"]) if told["quality"] else None

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from quantplan.artifact.plan_file import Plan
+from quantplan.artifact.plan_file import Plan, Quality
+from quantplan.cli.plan_tools import ModelOnHost, capacities_of, full_depth
 from quantplan.hardware.facts import HostFacts
-from quantplan.memory.drivers import driver_context
-from quantplan.memory.estimate import HOST, DeviceMemory, PreparedModel, estimate_memory, prepare
-from quantplan.memory.placement import ContextParams, Placement
-from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts, TensorFacts
-from quantplan.places import data_file
+from quantplan.memory.estimate import ExtraModel
+from quantplan.model.facts import FactsOrigin, ModelFacts, SourceFacts
+from quantplan.planner import relax
+from quantplan.planner.alternatives import alternatives
+from quantplan.planner.candidates import Choice, Effort, Rejected, check
+from quantplan.planner.instruments import Instruments
+from quantplan.planner.instruments import contexts as contexts_of
+from quantplan.planner.nature import Kind, Nature, nature_of
 from quantplan.planner.plan import Context, make_plan
-from quantplan.planner.request import Capacity, PlanRequest, Setting
-from quantplan.planner.search import Found, MemoryOf, search
-from quantplan.rehearsal.ask import repack_features
-from quantplan.units import GIB, MIB
+from quantplan.planner.request import USUAL_N_CTX, Capacity, Objective, PlanRequest
+from quantplan.planner.search import Search
 
-GPU_MARGIN_BYTES = 256 * MIB
-HOST_MARGIN_BYTES = GIB
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companions:
+    """What is loaded beside the model: its memory by device, and the files' names for the plan."""
+
+    extras: tuple[ExtraModel, ...] = ()
+    mmproj: str | None = None
+    draft: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,28 +40,85 @@ class Planned:
 
     facts: ModelFacts
     host: HostFacts
-    found: Found
+    request: PlanRequest
+    choice: Choice
+    others: tuple[Choice, ...]
+    rejected: tuple[Rejected, ...]
     plan: Plan
     alternatives: tuple[Plan, ...]
+    capacities: tuple[Capacity, ...]
+    effort: Effort
+    seconds: float
+    nature: Nature
+    tools: Instruments = field(repr=False)
+    model: ModelOnHost = field(repr=False)
+    warnings: tuple[str, ...] = ()
 
 
-def recommend(facts: ModelFacts, host: HostFacts, request: PlanRequest, *, as_it_is: str | None = None) -> Planned:
+def recommend(
+    facts: ModelFacts, host: HostFacts, request: PlanRequest, *, as_it_is: str | None = None,
+    margins: dict[str, int] | None = None, companions: Companions | None = None, with_alternatives: bool = True,
+) -> Planned:  # fmt: skip
     """The plan of a model on a host, with its alternatives. `as_it_is` is the preset of a finished file, which is
-    planned for and no other. Raises DoesNotFit, BadValue."""
+    planned for and no other. Raises NothingFits, Contradiction, BadValue."""
+    check(request)
+    nature = nature_of(facts)
+    request = suited(request, facts, nature)
+    beside = companions or Companions()
     own = as_it_is or own_preset(facts)
-    request = replace(request, quants=(own,) if own is not None else buildable(facts, request.quants))
-    capacities = capacities_of(host)
-    found = search(
-        request, n_layer=facts.n_layer, n_ctx_train=facts.n_ctx_train, capacities=capacities,
-        memory_of=memory_of(facts, host, own),
+    model = model_on_host(facts, host, request, own=own, companions=beside)
+    request = replace(
+        request, quants=(own,) if own is not None else buildable(facts, request.quants),
+        any_preset=request.any_preset or own is not None, kv_types=_cache_types(model, request),
     )  # fmt: skip
-    context = Context(
-        model=facts.id, source=_source(facts.source), request=request, capacities=capacities,
-        n_threads=host.cpu.n_threads, host_fingerprint=host.fingerprint,
-        made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), published=published(),
+    capacities = capacities_of(host, margins=margins, extras=beside.extras)
+    tools = model.instruments(capacities, free_disk_bytes=_free_disk(host, facts))
+    search = Search(tools)
+    started = time.process_time()
+    best = search.best(request)
+    if best is None:
+        raise relax.refusal(search, request)
+    rejected = tuple(Rejected(what=what, why=why) for what, why in search.rejected.items())
+    wider = replace(request, n_ctx=None, n_ctx_min=best.setting.n_ctx, objective=Objective.CONTEXT)
+    more = contexts_of(wider, facts.n_ctx_train)[:3] if request.n_ctx is None else ()
+    others = alternatives(search, request, best, contexts=more) if with_alternatives else ()
+    seconds = time.process_time() - started
+    context = _context(model, request, capacities, beside, nature)
+    plans = tuple(make_plan(choice, context) for choice in (best, *others))
+    return Planned(
+        facts=facts, host=host, request=request, choice=best, others=others, rejected=rejected, plan=plans[0],
+        alternatives=plans[1:], capacities=capacities, effort=search.effort, seconds=seconds, model=model,
+        nature=nature, tools=tools, warnings=_warned(model, best, tools),
     )  # fmt: skip
-    plans = tuple(make_plan(choice, context) for choice in (found.choice, *found.alternatives))
-    return Planned(facts=facts, host=host, found=found, plan=plans[0], alternatives=plans[1:])
+
+
+def _warned(model: ModelOnHost, best: Choice, tools: Instruments) -> tuple[str, ...]:
+    """What to know before the plan is followed."""
+    objection = tools.objection(best.setting.quant)
+    flagged = (f"{best.setting.quant} is advised against: {objection}",) if objection else ()
+    return (*flagged, *model.said(best.setting))
+
+
+def suited(request: PlanRequest, facts: ModelFacts, nature: Nature) -> PlanRequest:
+    """The request as this kind of model can be asked. An encoder takes a text in one micro-batch, as long as its
+    context; its context is the trained one unless another is asked for."""
+    if nature.kind is not Kind.ENCODER:
+        return request
+    n_ctx = request.n_ctx or facts.n_ctx_train or USUAL_N_CTX
+    return replace(request, n_ctx=n_ctx, n_ubatches=(max(n_ctx, 512),), kv_types=request.kv_types[:1])
+
+
+def model_on_host(
+    facts: ModelFacts, host: HostFacts, request: PlanRequest, *, own: str | None, companions: Companions
+) -> ModelOnHost:
+    """The model on the host, with the shipped and the measured tables."""
+    from quantplan.rehearsal.calibration import speed_host_for
+
+    return ModelOnHost(
+        facts=facts, host=host, speeds=speed_host_for(host), quality_of=quality_of(facts),
+        objection=lambda quant: objection(quant, request), own=own, extras=companions.extras,
+        has_draft=companions.draft is not None,
+    )  # fmt: skip
 
 
 def plan_file(file: Path, *, quant: str, host: HostFacts, name: str) -> Plan:
@@ -62,37 +126,72 @@ def plan_file(file: Path, *, quant: str, host: HostFacts, name: str) -> Plan:
     from quantplan.model.read import read_model
 
     facts = replace(read_model(str(file)), id=name)
-    planned = recommend(facts, host, PlanRequest(), as_it_is=quant)
-    return replace(planned.plan, source={**planned.plan.source, "file": file.name})
+    facts = replace(facts, source=replace(facts.source, file=file.name))
+    return recommend(facts, host, PlanRequest(), as_it_is=quant, with_alternatives=False).plan
+
+
+def _cache_types(model: ModelOnHost, request: PlanRequest) -> tuple[tuple[str, str], ...]:
+    """Those that this model can have. Raises BadValue when none is left."""
+    from quantplan.errors import BadValue
+
+    good = model.cache_types(request.kv_types)
+    if not good:
+        asked = ", ".join(f"{k}/{v}" for k, v in request.kv_types)
+        why = f"cannot be had with {model.facts.id}" + (
+            "" if model.flash else ": a quantized V cache needs flash attention, which its heads do not have on a GPU"
+        )
+        raise BadValue(what="cache type", value=asked, why=why)
+    return good
+
+
+def _free_disk(host: HostFacts, facts: ModelFacts) -> int | None:
+    """Free disk for the file, where it is not there yet and the disk is known."""
+    local = facts.origin is FactsOrigin.GGUF_HEADER and facts.source.repo is None
+    return host.disk.free_bytes if host.disk is not None and not local else None
+
+
+def _context(
+    model: ModelOnHost, request: PlanRequest, capacities: tuple[Capacity, ...], companions: Companions, nature: Nature
+) -> Context:
+    facts, host = model.facts, model.host
+    return Context(
+        model=facts.id, n_layer=facts.n_layer, source=_source(facts.source), request=request, capacities=capacities,
+        cpu=host.cpu, host_fingerprint=host.fingerprint, made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        speed=full_depth(model.figures, generates=not nature.embeds), quality=model.quality_of,
+        mmproj=companions.mmproj, draft=companions.draft, embeddings=nature.embeds,
+    )  # fmt: skip
 
 
 def _source(source: SourceFacts) -> Mapping[str, Any]:
     return {"repo": source.repo, "revision": source.revision, "file": source.file, "sha256": source.sha256}
 
 
-@cache
-def published() -> Mapping[str, Any]:
-    """Figures that others published, with their source."""
-    told: Mapping[str, Any] = json.loads(data_file("published_figures.json").read_text())
-    return told
+def quality_of(facts: ModelFacts) -> Callable[[str], Quality | None]:
+    """The expected damage by preset, from the shipped table."""
+    from quantplan.quant.quality import active_parameters, expected_quality, family_of
+    from quantplan.quant.quality_table import read_quality_table
+
+    table = read_quality_table()
+    family, active = family_of(facts.id, table), active_parameters(facts)
+
+    @cache
+    def of(quant: str) -> Quality | None:
+        if quant == MIXTURE_PRESET:
+            why = "the experts stay in MXFP4, as they were published: nothing is lost in them"
+            return Quality(kld_mean=0.0, ppl_ratio=1.0, low=0.0, high=0.01, origin=why)
+        return expected_quality(
+            quant, n_params=facts.parameters, family=family, arch=facts.arch, table=table,
+            n_active=active if active < facts.parameters else None,
+        )  # fmt: skip
+
+    return of
 
 
-def capacities_of(host: HostFacts) -> tuple[Capacity, ...]:
-    """What each device offers to a plan, and what of it stays free, with the reason."""
-    gpus = [
-        Capacity(
-            name=gpu.name, capacity_bytes=gpu.total_bytes, free_bytes=gpu.free_bytes, margin_bytes=GPU_MARGIN_BYTES,
-            margin_why="other programs on this card; the driver's own context is counted in the plan",
-            bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s, bandwidth_is_measured=gpu.bandwidth_source == "measured",
-        )
-        for gpu in host.gpus
-    ]  # fmt: skip
-    ram = Capacity(
-        name=HOST, capacity_bytes=host.ram.total_bytes, free_bytes=host.ram.available_bytes,
-        margin_bytes=HOST_MARGIN_BYTES, margin_why="the operating system and other programs",
-        bandwidth_bytes_per_s=host.ram.bandwidth_bytes_per_s,
-    )  # fmt: skip
-    return (*gpus, ram)
+def objection(quant: str, request: PlanRequest) -> str | None:
+    """What speaks against a preset for the use, or None."""
+    from quantplan.quant.uses import quality_flags
+
+    return next((flag.why for flag in quality_flags(quant, use=request.use) if not flag.advised), None)
 
 
 def own_preset(facts: ModelFacts) -> str | None:
@@ -109,7 +208,7 @@ def own_preset(facts: ModelFacts) -> str | None:
 MIXTURE_PRESET = "MXFP4_MOE"  # keeps experts that are MXFP4 in the source as they are
 
 
-def buildable(facts: ModelFacts, quants: tuple[str, ...]) -> tuple[str, ...]:
+def buildable(facts: ModelFacts, quants: Sequence[str]) -> tuple[str, ...]:
     """The presets that llama-quantize makes of this source: what is quantized there already is not quantized again.
 
     Raises BadValue when none is left.
@@ -122,44 +221,10 @@ def buildable(facts: ModelFacts, quants: tuple[str, ...]) -> tuple[str, ...]:
     if entry is not None and entry.only_presets:
         return entry.only_presets
     if all(tensor.type_name in ("F32", "F16", "BF16") for tensor in facts.tensors):
-        return quants
+        return tuple(quants)
     tried = dict.fromkeys((*quants, MIXTURE_PRESET))
     good = tuple(q for q in tried if not apply_preset(facts.tensors, facts.metadata, q).requantized)
     if not good:
         why = "would quantize again what is quantized in the source, which llama-quantize refuses"
         raise BadValue(what="presets", value=", ".join(tried), why=why)
     return good
-
-
-def memory_of(facts: ModelFacts, host: HostFacts, own: str | None) -> MemoryOf:
-    """Memory of a candidate, with everything that does not depend on it worked out once a preset."""
-    driver = [driver_context(gpu.product) for gpu in host.gpus]
-    simd = repack_features(host)
-
-    @cache
-    def prepared(quant: str) -> PreparedModel:
-        return prepare(facts, _tensors_at(facts, quant, own))
-
-    @cache
-    def needs(setting: Setting) -> tuple[DeviceMemory, ...]:
-        ctx = ContextParams(
-            n_ctx=setting.n_ctx * setting.n_parallel, n_batch=setting.n_batch, n_ubatch=setting.n_ubatch,
-            n_parallel=setting.n_parallel, kv_unified=setting.kv_unified, type_k=setting.type_k.upper(),
-            type_v=setting.type_v.upper(), flash_attn=setting.flash_attn != "off", cache_ram_bytes=0,
-        )  # fmt: skip
-        gpus = host.gpus if setting.n_gpu_layers else ()
-        placement = Placement(
-            devices=tuple(gpu.name for gpu in gpus), n_gpu_layers=setting.n_gpu_layers if gpus else None,
-            free_bytes=tuple(gpu.free_bytes for gpu in gpus) or None,
-        )  # fmt: skip
-        return estimate_memory(prepared(setting.quant), ctx, placement, simd=simd, driver=driver).devices
-
-    return needs
-
-
-def _tensors_at(facts: ModelFacts, quant: str, own: str | None) -> tuple[TensorFacts, ...]:
-    if own is not None:
-        return facts.tensors
-    from quantplan.quant.presets import apply_preset
-
-    return apply_preset(facts.tensors, facts.metadata, quant).tensors

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantplan.cli.options import emit, hardware_option, json_option, preset
+from quantplan.cli.options import emit, hardware_option, json_option
+from quantplan.cli.plan_options import plan_options
 
 if TYPE_CHECKING:
     from quantplan.cli.planning import Planned
@@ -14,76 +16,39 @@ if TYPE_CHECKING:
 
 @click.command("recommend", epilog="Example: quantplan recommend meta-llama/Llama-3.1-8B-Instruct")
 @click.argument("model", required=False)
-@click.option("--ctx", "n_ctx", type=int, help="Tokens of context a slot; left out, 8,192 and more where it is free.")
-@click.option("--parallel", "n_parallel", type=int, default=1, show_default=True, help="Slots: requests at a time.")
-@click.option("--quant", "quants", multiple=True, metavar="PRESET", help="Consider only this preset (repeatable).")
-@click.option("--save", type=click.Path(dir_okay=False), help="Write the plan to this file.")
-@click.option("--explain", is_flag=True, help="Show the alternatives, what was rejected, and where numbers come from.")
+@plan_options
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan to this file.")
+@click.option("--explain", is_flag=True, help="Show what was rejected and where every number comes from.")
 @hardware_option
 @click.option("--list-models", is_flag=True, help="List the models of the catalog and stop.")
 @json_option
 def command(
-    model: str | None, n_ctx: int | None, n_parallel: int, quants: tuple[str, ...], save: str | None, explain: bool,
-    machine: str | None, list_models: bool, as_json: bool,
+    model: str | None, save: Path | None, explain: bool, machine: str | None, list_models: bool, as_json: bool,
+    **asked: Any,
 ) -> None:  # fmt: skip
     """The quantization, context and layer offload for MODEL on this host or another, with memory by part and why.
 
     MODEL is a GGUF, a Hugging Face folder or config.json, the id of a catalog model (see --list-models),
     `org/name[@revision]` on the hub, a GGUF repository's file (`org/name:Q4_K_M`), or the address of a GGUF.
+    Exit status 3 when nothing fits; the hint then says the smallest change that would.
     """
     if list_models or model is None:
         _list_models(as_json=as_json, asked=list_models)
         return
-    from quantplan.cli import planning
-    from quantplan.hardware.host import host_for
-    from quantplan.model.read import read_model
-    from quantplan.planner.request import PRESETS, PlanRequest
-
-    asked = tuple(dict.fromkeys(preset(quant) for quant in quants)) or PRESETS
-    facts, host = read_model(model), host_for(machine)
-    planned = planning.recommend(facts, host, PlanRequest(n_ctx=n_ctx, n_parallel=n_parallel, quants=asked))
-    if save:
-        from pathlib import Path
-
-        from quantplan.artifact.plan_file import write_plan
-
-        write_plan(Path(save), planned.plan)
+    from quantplan.cli.recommendation import plan_for, recommendation
     from quantplan.report.recommendation import recommendation_text
 
-    data = recommendation(planned)
-    text = recommendation_text(planned.plan, planned.found, facts, host, following=data["next"], explain=explain)
-    emit("recommend", data, as_json=as_json, text=text, warnings=(*facts.warnings, *host.warnings))
+    planned = plan_for(model, machine, **asked)
+    if save:
+        from quantplan.artifact.plan_file import write_plan
+
+        write_plan(save, planned.plan)
+    answer, data = recommendation(planned, explain=explain)
+    emit("recommend", data, as_json=as_json, text=recommendation_text(answer), warnings=_warnings(planned))
 
 
-def recommendation(planned: Planned) -> dict[str, Any]:
-    """The contract's data."""
-    facts = planned.facts
-    return {
-        "model": {
-            "id": facts.id, "revision": facts.source.revision, "arch": facts.arch, "n_layer": facts.n_layer,
-            "n_ctx_train": facts.n_ctx_train, "parameters": facts.parameters, "origin": facts.origin,
-        },
-        "hardware": planned.host,
-        "plan": planned.plan,
-        "alternatives": planned.alternatives,
-        "rejected": [{"what": one.what, "why": one.why} for one in planned.found.rejected],
-        "next": _next(planned),
-    }  # fmt: skip
-
-
-def _next(planned: Planned) -> str:
-    """The next command to type: building starts from a local folder, a GGUF is served as it is."""
-    import shlex
-
-    from quantplan.model.facts import FactsOrigin
-
-    facts, quant = planned.facts, planned.plan.quant
-    if facts.origin is FactsOrigin.GGUF_HEADER:
-        return shlex.join(planned.plan.argv)
-    if facts.origin is FactsOrigin.CATALOG:
-        name = facts.id.rsplit("/", 1)[-1]
-        return f"hf download {facts.id} --local-dir {name} && quantplan build {name} --quant {quant}"
-    return f"quantplan build {shlex.quote(facts.id)} --quant {quant}"
+def _warnings(planned: Planned) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*planned.facts.warnings, *planned.host.warnings, *planned.warnings)))
 
 
 def _list_models(*, as_json: bool, asked: bool) -> None:

@@ -56,6 +56,7 @@ def read_cpu(tree: HostTree, limits: GroupLimits, *, n_logical_here: int | None 
         numa_nodes=_numa(tree),
         cache_bytes=_last_level_cache(tree, online),
         threads_reason=reason,
+        allowed=allowed,
     )
 
 

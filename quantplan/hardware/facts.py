@@ -95,6 +95,7 @@ class CpuFacts:
     numa_nodes: tuple[NumaNode, ...] = ()
     cache_bytes: int | None = None
     threads_reason: str = "physical cores"
+    allowed: tuple[int, ...] = ()  # the logical CPUs that affinity and cpuset leave; () is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,9 @@ class GpuSpec:
     compute_capability: tuple[int, int] | None = None
     pcie: tuple[int, int] | None = None
     power_w: int | None = None
+    fp32_flops_per_s: int | None = None
+    fp16_flops_per_s: int | None = None  # of the tensor cores, where there are any
+    n_multiprocessors: int | None = None
     unified: bool = False
     driver_memory_bytes: int | None = None  # what the driver shows, where that is known to differ
     source: str | None = None

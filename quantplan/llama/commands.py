@@ -224,6 +224,9 @@ class ServerSettings:
     numa: str | None = None
     cpu_range: str | None = None
     mmproj: Path | None = None
+    draft: Path | None = None
+    devices: tuple[str, ...] | None = None  # None: all the engine sees; (): none
+    embeddings: bool = False
     api_key_file: Path | None = None
     log_verbosity: int = 3
 
@@ -280,6 +283,17 @@ def _optional(settings: ServerSettings) -> tuple[str, ...]:
         ("--numa", settings.numa or ""),
         ("--cpu-range", settings.cpu_range or ""),
         ("--mmproj", str(settings.mmproj) if settings.mmproj else ""),
+        # with --model-draft alone this build loads the draft and never asks it
+        ("--model-draft", str(settings.draft) if settings.draft else ""),
+        ("--spec-type", "draft-simple" if settings.draft else ""),
+        ("--device", _device(settings.devices)),
         ("--api-key-file", str(settings.api_key_file) if settings.api_key_file else ""),
     )
-    return tuple(word for flag, value in pairs if value for word in (flag, value))
+    embeddings = ("--embedding",) if settings.embeddings else ()
+    return (*(word for flag, value in pairs if value for word in (flag, value)), *embeddings)
+
+
+def _device(devices: tuple[str, ...] | None) -> str:
+    if devices is None:
+        return ""
+    return ",".join(devices) or "none"

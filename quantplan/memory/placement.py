@@ -164,18 +164,26 @@ class Placement:
 
     def override_of(self, name: str) -> str | None:
         """The device an override sends this tensor to, or None."""
-        for pattern, device in self._patterns():
+        for pattern, device in self.overrides:
             if _compiled(pattern).search(name):
                 return device
+        layer = _expert_layer(name)
+        if layer is not None and (self.cpu_moe or 0 <= layer < self.n_cpu_moe):
+            return "CPU"
         return None
-
-    def _patterns(self) -> list[tuple[str, str]]:
-        moe = [(rf"blk\.{il}{EXPERTS_PATTERN}", "CPU") for il in range(min(self.n_cpu_moe, 512))]
-        return [*self.overrides, *([(EXPERTS_PATTERN, "CPU")] if self.cpu_moe else []), *moe]
 
     @property
     def has_overrides(self) -> bool:
         return bool(self.overrides or self.cpu_moe or self.n_cpu_moe)
+
+
+@cache
+def _expert_layer(name: str) -> int | None:
+    """The layer whose expert tensor this is, -1 for one outside the layers; None for any other tensor."""
+    if not _compiled(EXPERTS_PATTERN).search(name):
+        return None
+    match = _compiled(r"blk\.(\d+)" + EXPERTS_PATTERN).search(name)
+    return int(match[1]) if match else -1
 
 
 @cache

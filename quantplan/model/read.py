@@ -79,7 +79,7 @@ def _with_countable_tokens(header: GgufHeader) -> Mapping[str, object]:
 def _facts_of_checkpoint(found: CheckpointModel) -> ModelFacts:
     converted = convert(found)
     origin = FactsOrigin.CONFIG if converted.derived else FactsOrigin.SAFETENSORS_HEADERS
-    return facts_from_metadata(
+    facts = facts_from_metadata(
         converted.metadata,
         converted.tensors,
         id=found.id,
@@ -89,6 +89,7 @@ def _facts_of_checkpoint(found: CheckpointModel) -> ModelFacts:
         has_chat_template=found.has_chat_template,
         warnings=(*found.warnings, *converted.warnings),
     )
+    return replace(facts, vision_bytes=converted.vision_bytes or None)
 
 
 def _facts_of_entry(entry: CatalogEntry, warnings: Sequence[str]) -> ModelFacts:

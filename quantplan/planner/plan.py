@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quantplan.artifact.plan_file import Figure, Margin, Plan, PlannedDevice, Quality
+from quantplan.hardware.facts import CpuFacts
 from quantplan.llama import commands
-from quantplan.memory.estimate import HOST
-from quantplan.planner.request import Capacity, PlanRequest
-from quantplan.planner.search import Choice
+from quantplan.memory.estimate import HOST, DeviceMemory
+from quantplan.planner import threads
+from quantplan.planner.candidates import Choice
+from quantplan.planner.request import Capacity, PlanRequest, Setting
 from quantplan.units import MIB
 
 SERVER_PORT = 8080
+# common/common.h, cache_ram_mib of llama.cpp 0c1e570: what the server takes for its prompt cache unless told
+USUAL_CACHE_RAM_BYTES = 8192 * MIB
+_CACHE_RAM_STEP_BYTES = 256 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a plan says beside the choice. `published` are the figures of data/published_figures.json."""
+    """What a plan says beside the choice. `speed` gives decode and prefill with ranges, `quality` the damage."""
 
     model: str
+    n_layer: int
     source: Mapping[str, Any]
     request: PlanRequest
     capacities: tuple[Capacity, ...]
-    n_threads: int
+    cpu: CpuFacts
     host_fingerprint: str
     made_at: str
-    published: Mapping[str, Any]
+    speed: Callable[[Setting], tuple[Figure | None, Figure | None]]
+    quality: Callable[[str], Quality | None]
+    mmproj: str | None = None
+    draft: str | None = None
+    embeddings: bool = False
 
 
 def make_plan(choice: Choice, context: Context) -> Plan:
-    """The whole plan of a choice; figures nobody measured or published stay None."""
+    """The whole plan of a choice; figures that nobody measured or published stay None."""
     setting = choice.setting
     capacities = {capacity.name: capacity for capacity in context.capacities}
-    gpus = [capacity for capacity in context.capacities if capacity.name != HOST]
+    gpus = tuple(capacity.name for capacity in context.capacities if capacity.name != HOST)
+    chosen = threads.choose(context.cpu, weights_on_host=reads_host(setting, context.n_layer))
+    decode, prefill = context.speed(setting)
     plan = Plan(
         model=context.model,
         quant=setting.quant,
@@ -50,21 +62,21 @@ def make_plan(choice: Choice, context: Context) -> Plan:
         n_batch=setting.n_batch,
         n_ubatch=setting.n_ubatch,
         n_gpu_layers=setting.n_gpu_layers,
-        tensor_split=_split(gpus) if setting.n_gpu_layers else (),
-        n_cpu_moe=0,
+        tensor_split=tuple(float(count) for count in setting.tensor_split),
+        n_cpu_moe=setting.n_cpu_moe,
         override_tensor=(),
-        threads=context.n_threads,
-        threads_batch=context.n_threads,
-        numa=None,
-        cpu_range=None,
-        cache_ram_bytes=context.request.cache_ram_bytes,
+        threads=chosen.n_threads,
+        threads_batch=chosen.n_threads_batch,
+        numa=chosen.numa,
+        cpu_range=chosen.cpu_range,
+        cache_ram_bytes=cache_ram(context.request, choice.needs, capacities),
         load_mode="mmap",
-        mmproj=None,
-        draft=None,
+        mmproj=context.mmproj,
+        draft=context.draft,
         memory=tuple(_device(need, capacities.get(need.name)) for need in choice.needs),
-        decode_tokens_per_s=_decode(choice, gpus, context.published),
-        prefill_tokens_per_s=None,
-        quality=_quality(setting.quant, context.published),
+        decode_tokens_per_s=decode,
+        prefill_tokens_per_s=prefill,
+        quality=context.quality(setting.quant),
         margin=tuple(
             Margin(device=capacity.name, bytes=capacity.margin_bytes, why=capacity.margin_why)
             for capacity in context.capacities
@@ -72,21 +84,34 @@ def make_plan(choice: Choice, context: Context) -> Plan:
         argv=(),
         host_fingerprint=context.host_fingerprint,
         made_at=context.made_at,
+        devices=None if setting.devices == gpus else setting.devices,
+        embeddings=context.embeddings,
     )
     return _with_argv(plan)
 
 
-def _split(gpus: Sequence[Capacity]) -> tuple[float, ...]:
-    """Shares in GiB of usable memory, to two decimals, where there is more than one device."""
-    if len(gpus) < 2:
-        return ()
-    return tuple(round(gpu.usable_bytes / 1024**3, 2) for gpu in gpus)
+def reads_host(setting: Setting, n_layer: int) -> bool:
+    """Whether a token reads weights from RAM: the embedding's one row does not count."""
+    return not setting.devices or setting.n_cpu_moe > 0 or setting.n_gpu_layers <= n_layer
 
 
-def _device(need: Any, capacity: Capacity | None) -> PlannedDevice:
+def cache_ram(request: PlanRequest, needs: tuple[DeviceMemory, ...], capacities: Mapping[str, Capacity]) -> int:
+    """Bytes for the server's prompt cache: as asked; else half of what RAM has left, at most the engine's usual."""
+    if request.cache_ram_bytes is not None:
+        return request.cache_ram_bytes
+    host = capacities[HOST]
+    used = sum(need.total_bytes for need in needs if need.name == HOST or capacities[need.name].unified)
+    left = host.usable_bytes - used
+    if request.max_ram_bytes is not None:
+        left = min(left, request.max_ram_bytes - used)
+    half = max(0, left) // 2 // _CACHE_RAM_STEP_BYTES * _CACHE_RAM_STEP_BYTES
+    return min(USUAL_CACHE_RAM_BYTES, half)
+
+
+def _device(need: DeviceMemory, capacity: Capacity | None) -> PlannedDevice:
     return PlannedDevice(
         name=need.name,
-        model_bytes=need.model_bytes,
+        model_bytes=need.model_bytes + need.extra_bytes,  # companions are weights of other models
         context_bytes=need.context_bytes,
         compute_bytes=need.compute_bytes,
         output_bytes=need.output_bytes,
@@ -94,36 +119,6 @@ def _device(need: Any, capacity: Capacity | None) -> PlannedDevice:
         capacity_bytes=capacity.capacity_bytes if capacity else None,
         free_bytes=capacity.free_bytes if capacity else None,
     )
-
-
-def _decode(choice: Choice, gpus: Sequence[Capacity], published: Mapping[str, Any]) -> Figure | None:
-    """Whole on one GPU of known bandwidth, dense: bandwidth × published utilisation / bytes read a token."""
-    figures = published["utilisation"]
-    share = figures["by_preset"].get(choice.setting.quant)
-    device = next((need for need in choice.needs if gpus and need.name == gpus[0].name), None)
-    host = next((need for need in choice.needs if need.name == HOST), None)
-    whole = device is not None and (host is None or host.context_bytes == 0)
-    bandwidth = gpus[0].bandwidth_bytes_per_s if len(gpus) == 1 else None
-    if not (share and whole and bandwidth and device and device.model_bytes):
-        return None
-    # A measured bandwidth is what 16 bit gets: the preset's share is then relative to that of 16 bit.
-    whole_share = figures["by_preset"]["F16"]["value"] if gpus[0].bandwidth_is_measured else 1.0
-    per_second = bandwidth / device.model_bytes / whole_share
-    return Figure(
-        value=round(per_second * share["value"], 1),
-        low=round(per_second * share["low"], 1),
-        high=round(per_second * share["high"], 1),
-        origin=f"calculated: memory bandwidth over bytes a token; {figures['source']}",
-    )
-
-
-def _quality(quant: str, published: Mapping[str, Any]) -> Quality | None:
-    figures = published["quality"]
-    found = figures["by_preset"].get(quant)
-    if not found:
-        return None
-    origin = f"published for {figures['model']}, not for this model: {figures['source']}"
-    return Quality(kld_mean=found["kld_mean"], ppl_ratio=None, low=None, high=None, origin=origin)
 
 
 def server_settings(
@@ -154,10 +149,16 @@ def server_settings(
         numa=plan.numa,
         cpu_range=plan.cpu_range,
         mmproj=Path(plan.mmproj) if plan.mmproj else None,
+        draft=Path(plan.draft) if plan.draft else None,
+        devices=plan.devices,
+        embeddings=plan.embeddings,
         api_key_file=api_key_file,
     )
 
 
 def _with_argv(plan: Plan) -> Plan:
-    file = Path(f"{plan.model.rsplit('/', 1)[-1]}-{plan.quant}.gguf")
+    """The command as it is typed once the file is there."""
+    own = plan.source.get("file")
+    name = f"{plan.model.rsplit('/', 1)[-1]}-{plan.quant}.gguf"
+    file = Path(str(own)) if own and str(own).endswith(".gguf") else Path(name)
     return replace(plan, argv=commands.server(("llama-server",), server_settings(plan, model=file)))

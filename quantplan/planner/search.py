@@ -1,168 +1,327 @@
-"""Choosing among candidates. Pure: memory comes in as a function, the host as capacities."""
+"""The best plan of a space: best first, by upper bounds, confirmed by the exact memory model.
+
+Candidates are grouped by what was not decided yet. A group's bound is the key of its best member under rooms that
+leave out compute buffers; the group with the best bound is opened, until the best bound is that of a single candidate
+whose exact memory fits. Nothing left then can be better. A candidate that does not fit teaches its family how much the
+compute buffers take, and the family's next best is tried.
+
+Pure: memory, speed and quality come in as functions (`Instruments`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
-from quantplan.errors import BadValue, DoesNotFit
 from quantplan.memory.estimate import HOST, DeviceMemory
-from quantplan.planner.request import USUAL_N_CTX, Capacity, PlanRequest, Setting
+from quantplan.planner.candidates import Choice, Effort, Group, capacities_for, describe, family_key, setting_of
+from quantplan.planner.families import Family, Rooms, best_spread, families_of, members, mixed, splits, still_fits
+from quantplan.planner.instruments import Instruments, Space, least_context, shortage, space_of
+from quantplan.planner.outline import Frame, Spread, frame_of
+from quantplan.planner.request import SLOTS, PlanRequest, Setting
+from quantplan.planner.score import Key, Merits, cache_worth, key_of
 from quantplan.units import format_mib
 
-MemoryOf = Callable[[Setting], tuple[DeviceMemory, ...]]
-_CONTEXT_STEPS = (4, 2, 1)  # times the usual context, as long as it costs neither preset nor offload
+# Neighbouring placements of one family have compute buffers within this share of each other
+# (tests/planner/test_compute_is_settled.py).
+_SETTLED = 0.9
+_TRIES = 64
+_CLEARLY = 1.25  # times as fast as everything on the host: from there on, more on the GPUs is taken to be faster
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A candidate that fits, its memory, and why it was taken."""
-
-    setting: Setting
-    needs: tuple[DeviceMemory, ...]
-    why: tuple[str, ...]
+_PLACED, _BATCHED, _SIZED, _EXACT = 1, 2, 3, 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
-    """A candidate that was not taken, and why."""
+@dataclass(slots=True)
+class Search:
+    """One search over one space. What was learned of a model is kept for further searches of the same instruments."""
 
-    what: str
-    why: str
+    tools: Instruments
+    effort: Effort = field(default_factory=Effort)
+    floors: dict[object, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    frames: dict[object, Frame] = field(default_factory=dict)
+    paces: dict[object, tuple[float, ...]] = field(default_factory=dict)
+    speeds: dict[object, tuple[float, float]] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
+    _groups: list[tuple[tuple[float, ...], int, Group]] = field(default_factory=list)
+    _order: int = 0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The choice, others that fit, and what was rejected."""
-
-    choice: Choice
-    alternatives: tuple[Choice, ...]
-    rejected: tuple[Rejected, ...]
-
-
-def search(
-    request: PlanRequest, *, n_layer: int, n_ctx_train: int, capacities: Sequence[Capacity], memory_of: MemoryOf
-) -> Found:
-    """The best preset that runs whole on the GPUs; else Q4_K_M with as many layers there as fit; without a GPU
-    the smallest preset of little damage. Raises DoesNotFit with the smallest candidate's need."""
-    _check(request, n_ctx_train)
-    hosts = {capacity.name: capacity for capacity in capacities}
-    all_layers = n_layer + 1 if len(hosts) > 1 else 0  # the head counts as one layer
-    n_ctx = request.n_ctx or min(USUAL_N_CTX, n_ctx_train or USUAL_N_CTX)
-    rejected: list[Rejected] = []
-    fitting: list[Choice] = []
-    for quant in request.quants:
-        setting = _setting(request, quant, n_ctx, all_layers)
-        choice = _fit(setting, hosts, memory_of, rejected) or _partial(setting, hosts, memory_of)
-        if choice:
-            fitting.append(choice)
-    if not fitting:
-        raise _too_large(_setting(request, request.quants[-1], n_ctx, 0), hosts, memory_of)
-    best = _best(fitting, all_layers, request)
-    if request.n_ctx is None:
-        best = _widened(best, n_ctx_train, hosts, memory_of)
-    others = tuple(choice for choice in fitting if choice.setting.quant != best.setting.quant)
-    return Found(choice=best, alternatives=others, rejected=tuple(rejected))
-
-
-def _check(request: PlanRequest, n_ctx_train: int) -> None:
-    if request.n_ctx is not None and request.n_ctx < 1:
-        raise BadValue(what="context", value=request.n_ctx, why="is not a number of tokens above 0")
-    if request.n_parallel < 1:
-        raise BadValue(what="slots", value=request.n_parallel, why="is not a number above 0")
-    if not request.quants:
-        raise BadValue(what="presets", value=None, why="leave nothing to choose from")
-
-
-def _setting(request: PlanRequest, quant: str, n_ctx: int, n_gpu_layers: int) -> Setting:
-    return Setting(
-        quant=quant, n_ctx=n_ctx, n_parallel=request.n_parallel, n_gpu_layers=n_gpu_layers, type_k=request.type_k,
-        type_v=request.type_v, n_batch=request.n_batch, n_ubatch=request.n_ubatch,
-    )  # fmt: skip
-
-
-def shortage(needs: Sequence[DeviceMemory], capacities: dict[str, Capacity]) -> tuple[DeviceMemory, Capacity] | None:
-    """The first device that has less than is needed, or None when all fit."""
-    for need in needs:
-        capacity = capacities.get(need.name)
-        if capacity is not None and need.total_bytes > capacity.usable_bytes:
-            return need, capacity
-    return None
-
-
-def _fit(
-    setting: Setting, capacities: dict[str, Capacity], memory_of: MemoryOf, rejected: list[Rejected]
-) -> Choice | None:
-    needs = memory_of(setting)
-    short = shortage(needs, capacities)
-    if short is None:
-        where = "every layer on the GPU" if setting.n_gpu_layers else "all in RAM"
-        return Choice(setting=setting, needs=needs, why=(f"{setting.quant} fits with {where}",))
-    need, capacity = short
-    layers = f" with all {setting.n_gpu_layers} layers on the GPU" if setting.n_gpu_layers else ""
-    why = f"{need.name} needs {format_mib(need.total_bytes)}, {format_mib(capacity.usable_bytes)} may be used"
-    rejected.append(Rejected(what=f"{setting.quant} at {setting.n_ctx:,} tokens{layers}", why=why))
-    return None
-
-
-def _partial(setting: Setting, capacities: dict[str, Capacity], memory_of: MemoryOf) -> Choice | None:
-    """The most layers that fit on the devices, the others on the host; found by bisection, since more layers on a
-    device never need less there."""
-    if setting.n_gpu_layers == 0:
+    def best(self, request: PlanRequest) -> Choice | None:
+        """The best candidate, or None where none fits."""
+        space = space_of(request, self.tools, slots=SLOTS)
+        self._groups, self._order = [], 0
+        has_experts = self.tools.outline_of(space.quants[0]).has_experts
+        self.effort.n_raw = max(self.effort.n_raw, space.n_raw(self.tools.n_layer, has_experts=has_experts))
+        for quant in space.quants:
+            for kv in space.kv_types:
+                for n_parallel in space.n_parallels:
+                    self._push(request, space, Group(level=0, quant=quant, kv=kv, n_parallel=n_parallel))
+        while self._groups:
+            negated, _, group = heapq.heappop(self._groups)
+            if group.level == _EXACT:
+                return self._choice(request, group, tuple(-part for part in negated))
+            for opened in self._open(request, space, group):
+                self._push(request, space, opened)
         return None
-    fits: Choice | None = None
-    low, high = 0, setting.n_gpu_layers - 1
-    while low <= high:
-        middle = (low + high) // 2
-        tried = replace(setting, n_gpu_layers=middle)
-        needs = memory_of(tried)
-        short = shortage(needs, capacities)
-        if short is None:
-            why = f"{middle} of {setting.n_gpu_layers} layers fit on the GPU, the others stay on the host"
-            fits = Choice(setting=tried, needs=needs, why=(why,))
-        if short is None or short[0].name == HOST:  # a host that is too full wants more layers on the devices
-            low = middle + 1
+
+    # Groups ----------------------------------------------------------------------------------------------------
+
+    def _push(self, request: PlanRequest, space: Space, group: Group) -> None:
+        bound = self._bound(request, space, group)
+        if bound is not None:
+            self._order += 1
+            heapq.heappush(self._groups, (tuple(-part for part in bound), self._order, group))
+
+    def _open(self, request: PlanRequest, space: Space, group: Group) -> Iterator[Group]:
+        """The groups that make up this one, less those that cannot fit."""
+        if group.level == 0:
+            for devices in space.devices:
+                has_experts = self.tools.outline_of(group.quant).has_experts
+                for family in families_of(len(devices), has_experts=has_experts):
+                    start = replace(group, level=_PLACED, devices=devices, family=family,
+                                    n_ubatch=space.n_ubatches[0], n_ctx=space.contexts[0])  # fmt: skip
+                    yield from self._placed(request, start)
+        elif group.level == _PLACED:
+            for n_ubatch in space.n_ubatches:
+                yield from self._placed(request, replace(group, level=_BATCHED, n_ubatch=n_ubatch))
+        elif group.level == _BATCHED:
+            for n_ctx in space.contexts:
+                yield from self._placed(request, replace(group, level=_SIZED, n_ctx=n_ctx))
         else:
-            high = middle - 1
-    return fits
+            yield from self._confirmed(request, group)
 
+    def _placed(self, request: PlanRequest, group: Group) -> Iterator[Group]:
+        """The group with its best placement, if there is one."""
+        rooms, frame = self._rooms(request, group), self._frame(group)
+        if group.pinned:
+            spread = self._pinned(group, frame, rooms)
+            yield from (replace(group, spread=spread),) if spread else ()
+            return
+        pace, share = self._pace(group), self.tools.expert_share
+        spread = best_spread(group.family, frame, rooms, pace=pace, share=share)
+        if spread is None:
+            if group.level == _PLACED:
+                self._reject_family(request, group)
+            return
+        best = replace(group, spread=spread)
+        yield best
+        if group.level == _PLACED:
+            for other in self._more(request, best, frame, rooms):
+                yield replace(group, spread=other, pinned=True)
 
-def _best(fitting: Sequence[Choice], all_layers: int, request: PlanRequest) -> Choice:
-    """Whole on the GPU beats a better preset; on a host alone the smallest of little damage is the fastest."""
-    whole = [choice for choice in fitting if all_layers and choice.setting.n_gpu_layers == all_layers]
-    good = [choice for choice in whole if request.quants.index(choice.setting.quant) <= _floor(request)]
-    if good:
-        reason = "the best preset that runs wholly on the GPU"
-        return replace(good[0], why=(*good[0].why, reason))
-    usual = next((choice for choice in fitting if choice.setting.quant == "Q4_K_M"), None)
-    chosen = usual or (whole or list(fitting))[0]
-    where = "part of every token comes from host memory" if all_layers else "every token reads all weights from RAM"
-    reason = f"{where}: the fewest bytes of little published damage are the fastest"
-    return replace(chosen, why=(*chosen.why, reason if usual else "nothing better fits"))
+    def _pinned(self, group: Group, frame: Frame, rooms: Rooms) -> Spread | None:
+        """The very spread, or where experts are on the host beside whole layers, with more of them there."""
+        spread = group.spread
+        assert spread is not None
+        if spread.n_host == 0 or group.family is not Family.EXPERTS:
+            return still_fits(spread, frame, rooms)
+        return mixed(spread.n_host, frame, rooms, pace=self._pace(group), share=self.tools.expert_share)
 
+    def _more(self, request: PlanRequest, group: Group, frame: Frame, rooms: Rooms) -> Iterator[Spread]:
+        """Members of a family beside its best one, where a look at a few says that they may be faster."""
+        pace, share, best = self._pace(group), self.tools.expert_share, group.spread
+        assert best is not None
+        yield from splits(best, frame, rooms)
+        if self._hardly_faster(request, group):
+            yield from members(group.family, best, frame, rooms, pace=pace, share=share)
+        if group.family is not Family.EXPERTS:
+            return
+        mine = self._speed(request, setting_of(group))
+        tried = {a: mixed(a, frame, rooms, pace=pace, share=share) for a in {1, best.n_cpu_moe // 2, best.n_cpu_moe - 1}
+                 if 0 < a < best.n_cpu_moe}  # fmt: skip
+        speeds = [self._speed(request, setting_of(replace(group, spread=one))) for one in tried.values() if one]
+        if any(own > other for one in speeds for own, other in zip(one, mine, strict=True)):
+            found = (mixed(a, frame, rooms, pace=pace, share=share) for a in range(1, best.n_cpu_moe))
+            yield from (one for one in found if one is not None)
 
-def _floor(request: PlanRequest) -> int:
-    return request.quants.index("Q4_K_M") if "Q4_K_M" in request.quants else len(request.quants) - 1
+    def _hardly_faster(self, request: PlanRequest, group: Group) -> bool:
+        """Whether a placement gains so little over everything on the host that less of it may gain more."""
+        n = self.tools.n_layer + 1
+        idle = Spread(n_host=n, counts=(0,) * len(group.devices), n_cpu_moe=0)
+        mine = self._speed(request, setting_of(group))
+        hosts = self._speed(request, setting_of(replace(group, spread=idle)))
+        return any(own < other * _CLEARLY for own, other in zip(mine, hosts, strict=True))
 
+    def _confirmed(self, request: PlanRequest, group: Group) -> Iterator[Group]:
+        """The group as a single candidate if it fits exactly; else with the family's next best placement."""
+        for _ in range(_TRIES):
+            setting = setting_of(group)
+            self.effort.n_exact += 1
+            needs = self.tools.memory_of(setting)
+            capacities = capacities_for(request, self.tools)
+            short = shortage(needs, capacities)
+            if short is None:
+                yield replace(group, level=_EXACT)
+                return
+            need, capacity = short
+            why = f"{need.name} needs {format_mib(need.total_bytes)}, {format_mib(capacity.usable_bytes)} may be used"
+            self.rejected.setdefault(describe(setting, self.tools.n_layer), why)
+            if need.name == HOST or not self._learn(request, group, needs):
+                return
+            following = next(self._placed(request, group), None)
+            if following is None:
+                return
+            if following.spread != group.spread:
+                yield following
+                return
 
-def _widened(choice: Choice, n_ctx_train: int, capacities: dict[str, Capacity], memory_of: MemoryOf) -> Choice:
-    """A longer context where it costs neither preset nor offload."""
-    for factor in _CONTEXT_STEPS:
-        n_ctx = min(USUAL_N_CTX * factor, n_ctx_train) if n_ctx_train else choice.setting.n_ctx
-        if n_ctx <= choice.setting.n_ctx:
-            continue
-        wider = replace(choice.setting, n_ctx=n_ctx)
-        needs = memory_of(wider)
-        if shortage(needs, capacities) is None:
-            why = f"{n_ctx:,} tokens of context fit without a smaller preset or less offload"
-            return Choice(setting=wider, needs=needs, why=(*choice.why, why))
-    return choice
+    def _learn(self, request: PlanRequest, group: Group, needs: tuple[DeviceMemory, ...]) -> bool:
+        """Takes what did not fit out of the family: compute buffers, or at least one layer of what was tried."""
+        spread, frame = group.spread, self._frame(group)
+        assert spread is not None
+        capacities = capacities_for(request, self.tools)
+        floors, first = list(self._floor(group)), spread.n_host
+        for gpu, count in enumerate(spread.counts):
+            used = frame.on_gpu(first, first + count, spread.n_cpu_moe)
+            first += count
+            need, capacity = needs[gpu], capacities[needs[gpu].name]
+            if need.total_bytes > capacity.usable_bytes:
+                if count == 0:
+                    return False  # what is there whatever the choice does not fit
+                beyond = capacity.usable_bytes - capacity.taken_bytes - used + 1
+                floors[gpu] = max(floors[gpu], int(_SETTLED * need.compute_bytes), beyond)
+        self.floors.setdefault(family_key(group), {})[group.n_ctx] = tuple(floors)
+        return True
 
+    # Bounds ----------------------------------------------------------------------------------------------------
 
-def _too_large(setting: Setting, capacities: dict[str, Capacity], memory_of: MemoryOf) -> DoesNotFit:
-    short = shortage(memory_of(setting), capacities)
-    need, capacity = short if short else (memory_of(setting)[-1], capacities[HOST])
-    return DoesNotFit(
-        device=need.name, need_bytes=need.total_bytes, free_bytes=capacity.usable_bytes,
-        what=f"the smallest preset ({setting.quant}) at {setting.n_ctx:,} tokens",
-    )  # fmt: skip
+    def _bound(self, request: PlanRequest, space: Space, group: Group) -> Key | None:
+        """The key that no member of the group exceeds; None where none can meet the constraints."""
+        self.effort.n_bounds += 1
+        merits = self._merits(request, space, group)
+        if request.min_tokens_per_s is not None and merits.decode < request.min_tokens_per_s:
+            what = f"{group.quant} with {group.kv[0]} cache"
+            why = f"at most {merits.decode:.1f} tokens/s, {request.min_tokens_per_s:g} are asked for"
+            self.rejected.setdefault(what, why)
+            return None
+        if not self._fits_disk(request, group.quant):
+            return None
+        return key_of(
+            request, merits, n_ctx=group.n_ctx if group.level >= _SIZED else space.contexts[-1],
+            n_parallel=group.n_parallel,
+            n_devices=len(group.devices) if group.level else min(len(gpus) for gpus in space.devices),
+            n_ubatch=group.n_ubatch if group.level >= _BATCHED else space.n_ubatches[0],
+        )  # fmt: skip
+
+    def _merits(self, request: PlanRequest, space: Space, group: Group) -> Merits:
+        tried = [replace(group, level=_EXACT)] if group.level else list(self._hopeful(request, space, group))
+        batches = (group.n_ubatch,) if group.level >= _BATCHED else space.n_ubatches
+        measured = [
+            self._speed(request, replace(setting_of(one), n_ubatch=n_ubatch)) for one in tried for n_ubatch in batches
+        ]
+        return Merits(
+            decode=max(one[0] for one in measured), total=max(one[1] for one in measured),
+            prefill=max(one[2] for one in measured), damage=self.tools.damage_of(group.quant),
+            advised=self.tools.objection(group.quant) is None, cache=cache_worth(*group.kv),
+        )  # fmt: skip
+
+    def _hopeful(self, request: PlanRequest, space: Space, group: Group) -> Iterator[Group]:
+        """Everything on each set of devices, or all of it on the host beside them, whether it fits or not."""
+        n = self.tools.n_layer + 1
+        for devices in space.devices:
+            share = n // len(devices) if devices else 0
+            counts = (*((share,) * (len(devices) - 1)), n - share * (len(devices) - 1)) if devices else ()
+            start = replace(group, devices=devices, n_ctx=space.contexts[0], n_ubatch=space.n_ubatches[0])
+            yield replace(start, spread=Spread(n_host=n, counts=(0,) * len(devices), n_cpu_moe=0))
+            if devices:
+                whole = replace(start, spread=Spread(n_host=0, counts=counts, n_cpu_moe=0))
+                yield whole
+                for n_host in range(1, n) if self._hardly_faster(request, whole) else ():
+                    rest = (n - n_host, *(0,) * (len(devices) - 1))
+                    yield replace(start, spread=Spread(n_host=n_host, counts=rest, n_cpu_moe=0))
+
+    def _speed(self, request: PlanRequest, setting: Setting) -> tuple[float, float, float]:
+        """Decode of one request, of all slots, and prefill, at the depth all candidates are compared at."""
+        depth = request.n_depth or least_context(request, self.tools.n_ctx_train)
+        pooled = replace(setting, n_ctx=max(depth, 1))  # speed depends on the depth, not on the cells behind it
+        one = self._asked(pooled, depth, 1)
+        if setting.n_parallel == 1:
+            return one[0], one[0], one[1]
+        every = self._asked(pooled, depth, setting.n_parallel)
+        return one[0], every[0], one[1]
+
+    def _asked(self, setting: Setting, depth: int, n_active: int) -> tuple[float, float]:
+        key = (setting, depth, n_active)
+        known = self.speeds.get(key)
+        if known is None:
+            known = self.speeds[key] = self.tools.speed_of(setting, depth, n_active)
+        return known
+
+    # Rooms -----------------------------------------------------------------------------------------------------
+
+    def _rooms(self, request: PlanRequest, group: Group) -> Rooms:
+        """What weights and caches may take: usable memory less what is needed whatever the choice, and the least that
+        compute buffers were seen to take."""
+        capacities = capacities_for(request, self.tools)
+        floors = self._floor(group)
+        gpus = [capacities[name] for name in group.devices]
+        return Rooms(
+            gpus=tuple(c.usable_bytes - c.taken_bytes - floor for c, floor in zip(gpus, floors, strict=True)),
+            host=capacities[HOST].usable_bytes - capacities[HOST].taken_bytes,
+            shared=tuple(c.unified for c in gpus),
+        )
+
+    def _floor(self, group: Group) -> tuple[int, ...]:
+        """Compute buffers grow with the context: what was seen at a shorter one holds."""
+        seen = self.floors.get(family_key(group), {})
+        found = [0] * len(group.devices)
+        for n_ctx, floors in seen.items():
+            if n_ctx <= group.n_ctx:
+                found = [max(a, b) for a, b in zip(found, floors, strict=True)]
+        return tuple(found)
+
+    def _frame(self, group: Group) -> Frame:
+        key = (group.quant, group.kv, group.n_parallel, group.n_ubatch, group.n_ctx)
+        known = self.frames.get(key)
+        if known is None:
+            outline = self.tools.outline_of(group.quant)
+            known = self.frames[key] = frame_of(outline, self.tools.context_of(setting_of(group)))
+        return known
+
+    def _pace(self, group: Group) -> tuple[float, ...]:
+        """Seconds that each GPU alone would take for a token: what tells the faster one."""
+        if len(group.devices) < 2:
+            return (1.0,) * len(group.devices)
+        key = (group.quant, group.kv, group.devices)
+        known = self.paces.get(key)
+        if known is None:
+            n = self.tools.n_layer + 1
+            alone = Spread(n_host=0, counts=(n,), n_cpu_moe=0)
+            settings = [setting_of(replace(group, devices=(gpu,), spread=alone)) for gpu in group.devices]
+            decode = [self._asked(setting, 0, 1)[0] for setting in settings]
+            known = self.paces[key] = tuple(1 / one if one else 1.0 for one in decode)
+        return known
+
+    def _fits_disk(self, request: PlanRequest, quant: str) -> bool:
+        """Whether the file itself has room on the disk."""
+        rooms = [n for n in (request.max_disk_bytes, self.tools.free_disk_bytes) if n is not None]
+        need = self.tools.outline_of(quant).file_bytes
+        if not rooms or need <= min(rooms):
+            return True
+        why = f"its file takes {format_mib(need)} of disk, {format_mib(min(rooms))} may be used"
+        self.rejected.setdefault(quant, why)
+        return False
+
+    # Results ---------------------------------------------------------------------------------------------------
+
+    def _choice(self, request: PlanRequest, group: Group, key: Key) -> Choice:
+        setting = setting_of(group)
+        decode, total, prefill = self._speed(request, setting)
+        merits = Merits(
+            decode=decode, total=total, prefill=prefill, damage=self.tools.damage_of(group.quant),
+            advised=self.tools.objection(group.quant) is None, cache=cache_worth(*group.kv),
+        )  # fmt: skip
+        return Choice(setting=setting, needs=self.tools.memory_of(setting), merits=merits, key=key)
+
+    def _reject_family(self, request: PlanRequest, group: Group) -> None:
+        """Why a preset is not wholly on all GPUs, by weights and caches alone."""
+        if group.family is not Family.WHOLE or group.devices != self.tools.gpus:
+            return
+        capacities, frame = capacities_for(request, self.tools), self._frame(group)
+        need = frame.on_gpu(0, frame.outline.n_items, 0) + sum(capacities[name].taken_bytes for name in group.devices)
+        have = sum(capacities[name].usable_bytes for name in group.devices)
+        what = describe(replace(setting_of(group), n_gpu_layers=self.tools.n_layer + 1), self.tools.n_layer)
+        where = group.devices[0] if len(group.devices) == 1 else "the GPUs"
+        why = f"weights and cache alone take {format_mib(need)} of {where}, {format_mib(have)} may be used"
+        self.rejected.setdefault(what, why)

@@ -1,97 +1,172 @@
-"""A recommendation as text: the short answer first, then memory by part, then why."""
+"""A recommendation as text: the short answer, memory by device, why, alternatives, the command."""
 
 from __future__ import annotations
 
-from quantplan.artifact.plan_file import Figure, Plan, PlannedDevice
+import shlex
+import textwrap
+from dataclasses import dataclass
+
+from quantplan.artifact.plan_file import Figure, Plan, PlannedDevice, Quality
 from quantplan.hardware.facts import HostFacts
 from quantplan.model.facts import ModelFacts
-from quantplan.planner.search import Found
-from quantplan.units import GIB, MIB, format_size
+from quantplan.units import GIB, MIB
 
 _BAR = 24
-_PARTS = ("model", "context", "compute", "output", "overhead")
+_WIDTH = 110
 
 
-def recommendation_text(
-    plan: Plan, found: Found, facts: ModelFacts, host: HostFacts, *, following: str, explain: bool
-) -> str:
-    """What recommend prints. With `explain`, alternatives, rejections and origins too."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """One more plan, and what it gives and takes."""
+
+    plan: Plan
+    trade: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is shown. `start` is the decode speed at the depth that candidates were compared at."""
+
+    facts: ModelFacts
+    host: HostFacts
+    plan: Plan
+    is_what: tuple[str, ...]
+    start: tuple[int, float] | None
+    first_token: tuple[int, float] | None
+    total_per_s: float | None
+    why: tuple[str, ...]
+    alternatives: tuple[Alternative, ...]
+    next: str
+    explained: tuple[str, ...] = ()
+
+
+def recommendation_text(answer: Answer) -> str:
+    """What recommend prints."""
+    facts, plan = answer.facts, answer.plan
     lines = [
         f"{facts.id}: {facts.parameters / 1e9:.2f} B parameters, {facts.n_layer} layers ({facts.arch}), "
         f"trained for {facts.n_ctx_train:,} tokens",
-        _host_line(host),
+        *(f"  {said}" for said in answer.is_what),
+        _host_line(answer.host),
         "",
         f"  quant    {plan.quant}",
         f"  context  {plan.n_ctx_per_slot:,} tokens a slot, {plan.n_parallel} slot(s), "
         f"cache {plan.type_k}/{plan.type_v}",
-        f"  offload  {_offload(plan, facts, host)}",
-        f"  speed    {_speed(plan.decode_tokens_per_s)}",
-        f"  quality  {_quality(plan)}",
+        f"  offload  {offload_text(plan, facts.n_layer, answer.host)}",
+        *_speed(answer),
+        f"  quality  {_quality(plan.quality, plan.quant)}",
         "",
-        *_memory(plan),
+        *(_device_line(device) for device in plan.memory),
+        *_prompt_cache(plan),
         "",
         "Why",
-        *(f"  - {reason}" for reason in found.choice.why),
+        *_bullets(answer.why),
     ]
-    if explain:
-        lines += _explained(plan, found, facts)
-    return "\n".join([*lines, "", f"Next: {following}"])
+    if answer.alternatives:
+        lines += ["", "Alternatives", *_alternatives(answer)]
+    lines += answer.explained
+    return "\n".join([*lines, "", "Command", f"  {shlex.join(plan.argv)}", "", f"Next: {answer.next}"])
 
 
 def _host_line(host: HostFacts) -> str:
-    gpus = ", ".join(f"{gpu.product} {gpu.total_bytes / GIB:.0f} GiB" for gpu in host.gpus) or "no GPU"
+    counted: dict[str, int] = {}
+    for gpu in host.gpus:
+        label = f"{gpu.product} {gpu.total_bytes / GIB:.0f} GiB"
+        counted[label] = counted.get(label, 0) + 1
+    gpus = ", ".join(f"{n} × {label}" if n > 1 else label for label, n in counted.items()) or "no GPU"
     limit = " (limit of a control group)" if host.ram.limit_bytes else ""
     return (
-        f"this host: {gpus}; {host.cpu.model or 'CPU'}, {host.cpu.n_threads} thread(s); "
+        f"{host.profile or 'this host'}: {gpus}; {host.cpu.model or 'CPU'}, {host.cpu.n_threads} thread(s); "
         f"RAM {host.ram.total_bytes / GIB:.1f} GiB{limit}, {host.ram.available_bytes / GIB:.1f} GiB available"
     )
 
 
-def _offload(plan: Plan, facts: ModelFacts, host: HostFacts) -> str:
+def offload_text(plan: Plan, n_layer: int, host: HostFacts) -> str:
+    """Where the layers are, in words."""
+    n = n_layer + 1
     if not host.gpus:
-        return "no GPU here: everything in RAM"
-    return f"{plan.n_gpu_layers} of {facts.n_layer + 1} layers on the GPU (the head counts as one)"
+        return "no GPU: everything in RAM"
+    if plan.devices == () or plan.n_gpu_layers == 0:
+        return "the CPU alone" if plan.devices == () else f"0 of {n} layers on the GPU"
+    devices = plan.devices or tuple(gpu.name for gpu in host.gpus)
+    split = f" ({' + '.join(f'{count:g}' for count in plan.tensor_split)})" if plan.tensor_split else ""
+    layers = f"all {n}" if plan.n_gpu_layers >= n else f"{plan.n_gpu_layers} of {n}"
+    moe = f", experts of {plan.n_cpu_moe} layers on the host" if plan.n_cpu_moe else ""
+    return f"{layers} layers on {' + '.join(devices)}{split} (the head counts as one){moe}"
 
 
-def _speed(decode: Figure | None) -> str:
-    if decode is None:
-        return "not known for this host yet: nobody has measured it"
-    return f"{decode.value:.0f} tokens/s ({decode.low:.0f} to {decode.high:.0f})"
+def _speed(answer: Answer) -> list[str]:
+    decode, prefill = answer.plan.decode_tokens_per_s, answer.plan.prefill_tokens_per_s
+    if decode is None and prefill is None:
+        return ["  speed    not known for this host yet: a device's memory bandwidth is not known"]
+    lines = []
+    if decode is not None:
+        start = f"; {answer.start[1]:.3g} at {answer.start[0]:,}" if answer.start else ""
+        total = f"; {answer.total_per_s:.3g} from all slots together" if answer.total_per_s else ""
+        lines.append(f"  speed    {_range(decode)} tokens/s at {answer.plan.n_ctx_per_slot:,} tokens of context"
+                     f"{start}{total}")  # fmt: skip
+    if prefill is not None:
+        first = f"; a prompt of {answer.first_token[0]:,} answers after {answer.first_token[1]:.2g} s" \
+            if answer.first_token else ""  # fmt: skip
+        lines.append(f"  {'prompt' if lines else 'speed '}   {_range(prefill)} tokens/s{first}")
+    return lines
 
 
-def _quality(plan: Plan) -> str:
-    if plan.quality is None or plan.quality.kld_mean is None:
-        return f"no figure for {plan.quant} yet"
-    return f"mean KLD {plan.quality.kld_mean:g} nats a token ({plan.quality.origin.split(':')[0]})"
+def _range(figure: Figure) -> str:
+    return f"{figure.value:.3g} ({figure.low:.3g} to {figure.high:.3g})"
 
 
-def _memory(plan: Plan) -> list[str]:
-    header = f"  {'MiB':<8}" + "".join(f"{part:>10}" for part in (*_PARTS, "total", "free"))
-    return [header, *(_device_line(device) for device in plan.memory)]
+def _quality(quality: Quality | None, quant: str) -> str:
+    if quality is None or quality.kld_mean is None:
+        return f"no figure for {quant} yet"
+    spread = f" ({quality.low:.2g} to {quality.high:.2g})" if quality.low is not None and quality.high else ""
+    ppl = f", perplexity × {quality.ppl_ratio:.4g}" if quality.ppl_ratio else ""
+    how = quality.origin.split(":")[0]
+    return f"mean KLD {quality.kld_mean:.2g}{spread} nats a token{ppl} ({how})"
 
 
 def _device_line(device: PlannedDevice) -> str:
-    parts = (device.model_bytes, device.context_bytes, device.compute_bytes, device.output_bytes, device.overhead_bytes)
-    cells = "".join(f"{-(-part // MIB):>10,}" for part in (*parts, device.total_bytes))
+    parts = (("weights", device.model_bytes), ("cache", device.context_bytes), ("compute", device.compute_bytes),
+             ("output", device.output_bytes), ("driver", device.overhead_bytes))  # fmt: skip
+    told = "  ".join(f"{name} {-(-part // MIB):,}" for name, part in parts if part)
+    total = f"{-(-device.total_bytes // MIB):,}"
     if device.free_bytes is None:
-        return f"  {device.name:<8}{cells}{'?':>10}"
+        return f"  {device.name:<8} {total:>8} MiB of ?          {told}"
     share = min(1.0, device.total_bytes / device.free_bytes) if device.free_bytes else 1.0
     bar = "#" * round(share * _BAR)
-    return f"  {device.name:<8}{cells}{device.free_bytes // MIB:>10,}  [{bar:<{_BAR}}] {100 * share:.0f} %"
+    used = f"{total:>8} of {device.free_bytes // MIB:>8,} MiB"
+    return f"  {device.name:<8} {used} [{bar:<{_BAR}}] {100 * share:3.0f} %  {told}"
 
 
-def _explained(plan: Plan, found: Found, facts: ModelFacts) -> list[str]:
-    lines = ["", "Alternatives"]
-    for choice in found.alternatives:
-        total = sum(need.total_bytes for need in choice.needs)
-        lines.append(f"  {choice.setting.quant:<8} {format_size(total):>10}  {'; '.join(choice.why)}")
-    if found.rejected:
-        lines += ["", "Rejected", *(f"  {one.what}: {one.why}" for one in found.rejected)]
-    lines += ["", "Where numbers come from", f"  model    {facts.origin.value}"]
-    lines.append(
-        "  memory   calculated from the tensors, the cache's cells and the engine's compute graph (llama.cpp 0c1e570)"
-    )
-    lines += [f"  {name}  {figure.origin}" for name, figure in (("speed   ", plan.decode_tokens_per_s),) if figure]
-    lines += [f"  quality  {plan.quality.origin}"] if plan.quality else []
-    lines += [f"  margin   {m.device}: {format_size(m.bytes)} stay free for {m.why}" for m in plan.margin]
+def _prompt_cache(plan: Plan) -> list[str]:
+    if not plan.cache_ram_bytes:
+        return ["  (no RAM is left for a prompt cache)"]
+    return [f"  (while serving, the prompt cache may take up to {plan.cache_ram_bytes // MIB:,} MiB of RAM more)"]
+
+
+def _bullets(said: tuple[str, ...]) -> list[str]:
+    lines = []
+    for one in said:
+        lines += textwrap.wrap(one, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
     return lines
+
+
+def _alternatives(answer: Answer) -> list[str]:
+    rows = []
+    for one in answer.alternatives:
+        plan = one.plan
+        speed = f"{plan.decode_tokens_per_s.value:.3g} tokens/s" if plan.decode_tokens_per_s else "speed unknown"
+        total = sum(device.total_bytes for device in plan.memory) / GIB
+        rows.append((plan.quant, f"{plan.n_ctx_per_slot:,} tokens", _where(plan, answer), speed, f"{total:.1f} GiB",
+                     one.trade))  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return ["  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)) + f"  {row[5]}"
+            for row in rows]  # fmt: skip
+
+
+def _where(plan: Plan, answer: Answer) -> str:
+    n = answer.facts.n_layer + 1
+    if not answer.host.gpus or plan.devices == ():
+        return "CPU"
+    moe = f", {plan.n_cpu_moe} experts on host" if plan.n_cpu_moe else ""
+    return f"{plan.n_gpu_layers}/{n} layers{moe}"

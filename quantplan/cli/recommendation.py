@@ -1,0 +1,159 @@
+"""From what was typed to a plan, and from a plan to what is shown of it."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+from pathlib import Path
+from typing import Any
+
+from quantplan.cli import planning
+from quantplan.cli.plan_options import request_from
+from quantplan.cli.planning import Companions, Planned
+from quantplan.hardware.facts import HostFacts
+from quantplan.memory.drivers import driver_context
+from quantplan.memory.estimate import HOST, ExtraModel
+from quantplan.model.facts import FactsOrigin, ModelFacts
+from quantplan.planner import reasons, threads
+from quantplan.planner.instruments import least_context
+from quantplan.planner.plan import reads_host
+from quantplan.planner.request import PlanRequest
+from quantplan.report.explanation import Explained, explain, explained_text
+from quantplan.report.recommendation import Alternative, Answer
+
+
+def plan_for(
+    model: str, machine: str | None, *, draft: str | None, mmproj: Path | None, margins: tuple[tuple[str, int], ...],
+    **asked: Any,
+) -> Planned:  # fmt: skip
+    """The plan that the options ask for. Raises NothingFits, Contradiction, BadValue, and what reading raises."""
+    from quantplan.hardware.host import host_for
+    from quantplan.model.read import read_model
+
+    gc.disable()  # what a process of half a second leaves behind, the system collects
+    request = request_from(**asked)
+    facts, host = read_model(model), host_for(machine)
+    _check_devices(host, request, margins)
+    beside = companions(facts, host, request, draft=draft, mmproj=mmproj)
+    return planning.recommend(facts, host, request, margins=dict(margins), companions=beside)
+
+
+def _check_devices(host: HostFacts, request: PlanRequest, margins: tuple[tuple[str, int], ...]) -> None:
+    from quantplan.errors import BadValue
+
+    names = tuple(gpu.name for gpu in host.gpus)
+    asked = [*(request.devices or ()), *(name for name, _ in margins if name not in ("GPU", HOST))]
+    for name in asked:
+        if name not in names:
+            known = ", ".join(names) or "it has no GPU"
+            raise BadValue(what="device", value=name, why=f"is not on this host: {known}")
+
+
+def companions(
+    facts: ModelFacts, host: HostFacts, request: PlanRequest, *, draft: str | None, mmproj: Path | None
+) -> Companions:
+    """Projector and draft with the memory they take. A draft has a context as long as the model's, in f16."""
+    first = host.gpus[0].name if host.gpus and request.devices != () else HOST
+    extras = []
+    if mmproj is not None:
+        extras.append(ExtraModel(name=f"projector {mmproj.name}", device=first, model_bytes=mmproj.stat().st_size))
+    if draft is not None:
+        from quantplan.memory.estimate import estimate_memory, prepare
+        from quantplan.memory.placement import ContextParams, Placement
+        from quantplan.model.read import read_model
+
+        told = read_model(draft)
+        n_ctx = least_context(request, facts.n_ctx_train) * (request.n_parallel or 1)
+        ctx = ContextParams(n_ctx=n_ctx, n_parallel=request.n_parallel or 1, kv_unified=True)
+        own = estimate_memory(prepare(told), ctx, Placement(devices=() if first == HOST else (first,)))
+        extras += [
+            ExtraModel(name=f"draft {told.id}", device=device.name, model_bytes=device.model_bytes,
+                       context_bytes=device.context_bytes, compute_bytes=device.compute_bytes + device.output_bytes)
+            for device in own.devices
+        ]  # fmt: skip
+    return Companions(extras=tuple(extras), mmproj=str(mmproj) if mmproj else None, draft=draft)
+
+
+def recommendation(planned: Planned, *, explain: bool = False) -> tuple[Answer, dict[str, Any]]:
+    """What is shown as text, and the contract's data."""
+    facts, request, choice = planned.facts, planned.request, planned.choice
+    tools = planned.tools
+    why = reasons.reasons(choice, planned.others, request, tools, planned.nature)
+    trades = [reasons.trade(other, choice) for other in planned.others]
+    numbers = reasons.arithmetic(choice, request)
+    told = explained(planned, numbers)
+    depth = least_context(request, facts.n_ctx_train)
+    generates = not planned.nature.embeds
+    answer = Answer(
+        facts=facts, host=planned.host, plan=planned.plan, is_what=planned.nature.says,
+        start=(depth, choice.merits.decode) if depth < choice.setting.n_ctx and generates else None,
+        first_token=(request.workload.n_prompt, numbers["first_token_s"]) if generates else None,
+        total_per_s=choice.merits.total if choice.setting.n_parallel > 1 and generates else None, why=why,
+        alternatives=tuple(Alternative(plan=plan, trade=trade)
+                           for plan, trade in zip(planned.alternatives, trades, strict=True)),
+        next=following(planned), explained=_explained_text(planned, told) if explain else (),
+    )  # fmt: skip
+    return answer, _data(planned, answer, told, numbers, trades)
+
+
+def _data(
+    planned: Planned, answer: Answer, told: tuple[Explained, ...], numbers: dict[str, float], trades: list[str]
+) -> dict[str, Any]:
+    facts, effort = planned.facts, planned.effort
+    return {
+        "model": {
+            "id": facts.id, "revision": facts.source.revision, "arch": facts.arch, "n_layer": facts.n_layer,
+            "n_ctx_train": facts.n_ctx_train, "parameters": facts.parameters, "origin": facts.origin,
+        },
+        "nature": planned.nature,
+        "hardware": planned.host,
+        "objective": planned.request.objective,
+        "use": planned.request.use,
+        "plan": planned.plan,
+        "why": list(answer.why),
+        "numbers": numbers,
+        "alternatives": planned.alternatives,
+        "trades": trades,
+        "rejected": [{"what": one.what, "why": one.why} for one in planned.rejected],
+        "explained": told,
+        "search": {"candidates": effort.n_raw, "bounds": effort.n_bounds, "exact": effort.n_exact,
+                   "seconds": round(planned.seconds, 4)},
+        "next": answer.next,
+    }  # fmt: skip
+
+
+def explained(planned: Planned, numbers: dict[str, float]) -> tuple[Explained, ...]:
+    """Every number with its formula and source."""
+    setting, facts = planned.choice.setting, planned.facts
+    ctx = planned.model.context(setting)
+    chosen = threads.choose(planned.host.cpu, weights_on_host=reads_host(setting, facts.n_layer))
+    effort = planned.effort
+    searched = f"{effort.n_raw:,} candidates, {effort.n_exact} by exact memory, {1000 * planned.seconds:.0f} ms"
+    return explain(
+        planned.plan, facts, cells=ctx.n_cells * ctx.n_stream, arithmetic=numbers, searched=searched,
+        drivers={gpu.name: _driver(gpu.product) for gpu in planned.host.gpus},
+        depth=planned.request.n_depth or least_context(planned.request, facts.n_ctx_train), threads=chosen.why,
+    )  # fmt: skip
+
+
+def _driver(product: str) -> str:
+    known = driver_context(product)
+    return f"the driver's context, {known.low_bytes // 2**20:,} to {known.high_bytes // 2**20:,} MiB: {known.source}"
+
+
+def _explained_text(planned: Planned, told: tuple[Explained, ...]) -> tuple[str, ...]:
+    rejected = [f"  {one.what}: {one.why}" for one in planned.rejected]
+    return (*(["", "Rejected", *rejected] if rejected else []), *explained_text(told))
+
+
+def following(planned: Planned) -> str:
+    """The next command to type: building starts from a local folder, a GGUF is served as it is."""
+    facts, plan = planned.facts, planned.plan
+    if facts.origin is FactsOrigin.GGUF_HEADER:
+        if facts.source.repo is None:
+            return shlex.join(plan.argv)
+        return f"hf download {facts.source.repo} {facts.source.file} --local-dir . && {shlex.join(plan.argv)}"
+    if facts.origin is FactsOrigin.CATALOG and "/" in facts.id:
+        name = facts.id.rsplit("/", 1)[-1]
+        return f"hf download {facts.id} --local-dir {name} && quantplan build {name} --quant {plan.quant}"
+    return f"quantplan build {shlex.quote(facts.id)} --quant {plan.quant}"
