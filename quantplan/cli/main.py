@@ -21,6 +21,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rehearse": ("quantplan.cli.rehearse", "Start the server as planned on a model without weights, and measure."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
+    "verify-serving": (
+        "quantplan.cli.verify_serving",
+        "Is what runs what was planned? From its process, or over HTTP.",
+    ),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
     "doctor": (
         "quantplan.cli.doctor",
