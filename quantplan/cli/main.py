@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
     "lint": ("quantplan.cli.lint", "Folklore and contradictions in units, compose files, manifests and scripts."),
+    "verify-serving": (
+        "quantplan.cli.verify_serving",
+        "Is what runs what was planned? From its process, or over HTTP.",
+    ),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
     "doctor": (
         "quantplan.cli.doctor",

@@ -283,7 +283,7 @@ def _optional(settings: ServerSettings) -> tuple[str, ...]:
         ("--numa", settings.numa or ""),
         ("--cpu-range", settings.cpu_range or ""),
         ("--mmproj", str(settings.mmproj) if settings.mmproj else ""),
-        # with --model-draft alone this build loads the draft and never asks it
+        # a draft model alone is loaded and never asked: the kind of drafting has to be named (common/arg.cpp, 0c1e570)
         ("--model-draft", str(settings.draft) if settings.draft else ""),
         ("--spec-type", "draft-simple" if settings.draft else ""),
         ("--device", _device(settings.devices)),
