@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,52 @@ class Verdict(Enum):
     UNMEASURED = "unmeasured"
 
 
+class Severity(Enum):
+    """How bad a finding is; SARIF's levels."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing found by a check that is no number: of a gate, a scan or a lint. `help` is what to do about it."""
+
+    rule: str  # gate/missing-result, scan/not-finite, lint/unpinned …
+    severity: Severity
+    message: str
+    file: str | None = None
+    line: int | None = None
+    help: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One measured value with its standard error, its bounds (two standard errors) and the limit it was held to."""
+    """One measured value with its standard error, its confidence bounds and the limit it was held to.
+
+    `value` is None where a limit asks for what was not measured: then `verdict` is inconclusive and `reason` says why.
+    `limit_is` says on which side of the limit is good; `margin` is how far inside the limit the deciding bound lies,
+    in the metric's unit (negative: outside, or not told apart). A metric without `limit` was only reported.
+    """
 
     name: str
     corpus: str | None
-    value: float
+    value: float | None
     se: float | None
     low: float | None
     high: float | None
     limit: float | None
     n: int  # scored tokens
+    limit_is: str | None = None  # max | min
+    verdict: Verdict | None = None
+    margin: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The contract quantplan/result/1."""
+    """The contract quantplan/result/1. `n_tokens` are the scored tokens that the verdict took."""
 
     artifact_sha256: str
     policy: str | None
@@ -50,9 +79,47 @@ class Result:
     metrics: tuple[Metric, ...]
     tool: Mapping[str, Any]
     host: Mapping[str, Any]
+    kind: str | None = None  # gate | bench | load | scan
+    reason: str | None = None
+    n_tokens: int | None = None
+    findings: tuple[Finding, ...] = ()
+    reference_sha256: str | None = None
+    made_at: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self), "verdict": self.verdict.value}
+        plain: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}, default=_enum_value))
+        return plain
+
+
+def _enum_value(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"{value!r} is not JSON")
+
+
+def result_from_json(told: Mapping[str, Any]) -> Result:
+    """A result from its JSON; fields that a later version added are left out. Raises ValueError, KeyError or
+    TypeError when it is not one."""
+    if told["schema"] != SCHEMA:
+        raise ValueError(f"has schema {told['schema']!r}, expected {SCHEMA!r}")
+    values = {field.name: told[field.name] for field in fields(Result) if field.name in told}
+    values["verdict"] = Verdict(told["verdict"])
+    values["metrics"] = tuple(_metric(metric) for metric in told["metrics"])
+    values["findings"] = tuple(_finding(finding) for finding in told.get("findings", ()))
+    values["tool"], values["host"] = dict(told["tool"]), dict(told["host"])
+    values["artifact_sha256"] = str(told["artifact_sha256"])
+    return Result(**values)
+
+
+def _metric(told: Mapping[str, Any]) -> Metric:
+    values = {field.name: told[field.name] for field in fields(Metric) if field.name in told}
+    values["verdict"] = Verdict(told["verdict"]) if told.get("verdict") else None
+    return Metric(**values)
+
+
+def _finding(told: Mapping[str, Any]) -> Finding:
+    values = {field.name: told[field.name] for field in fields(Finding) if field.name in told}
+    return Finding(**{**values, "severity": Severity(told["severity"])})
 
 
 def write_result(folder: Path, kind: str, result: Result) -> Path:
@@ -71,17 +138,12 @@ def newest_result(folder: Path, kind: str) -> Result | None:
     found = sorted((folder / "results").glob(f"{kind}-*.json"))
     if not found:
         return None
+    return read_result(found[-1])
+
+
+def read_result(path: Path) -> Result:
+    """One result file. Raises BadArtifact when it is not one."""
     try:
-        told = json.loads(found[-1].read_text(encoding="utf-8"))
-        if told["schema"] != SCHEMA:
-            raise BadArtifact(path=found[-1], why=f"has schema {told['schema']!r}, expected {SCHEMA!r}")
-        return Result(
-            artifact_sha256=str(told["artifact_sha256"]),
-            policy=told["policy"],
-            verdict=Verdict(told["verdict"]),
-            metrics=tuple(Metric(**metric) for metric in told["metrics"]),
-            tool=dict(told["tool"]),
-            host=dict(told["host"]),
-        )
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise BadArtifact(path=found[-1], why=f"is not a result ({error})") from error
+        return result_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BadArtifact(path=path, why=f"is not a result ({error})") from error

@@ -44,5 +44,5 @@ def _row(corpus: str, found: Mapping[str, Metric]) -> str:
     kld, ratio, top = found["kld_mean"], found["ppl_ratio"], found["same_top"]
     return (
         f"| {corpus} | {kld.value:.5f} | {2 * (kld.se or 0):.5f} | {kld.limit or 0:.5f} | {ratio.value:.4f} "
-        f"| {100 * top.value:.2f} % | {kld.n:,} |"
+        f"| {100 * (top.value or 0):.2f} % | {kld.n:,} |"
     )
