@@ -97,10 +97,11 @@ def running_server(
 
 def _pass_on(child: subprocess.Popen[bytes], last: deque[str], log: Say) -> None:
     assert child.stdout is not None
-    for raw in child.stdout:
-        line = raw.decode("utf-8", errors="replace").rstrip()
-        last.append(line)
-        log(line)
+    with child.stdout as lines:
+        for raw in lines:
+            line = raw.decode("utf-8", errors="replace").rstrip()
+            last.append(line)
+            log(line)
 
 
 def _wait_healthy(child: subprocess.Popen[bytes], url: str, last: deque[str], *, timeout_s: float) -> None:
