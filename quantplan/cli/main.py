@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rehearse": ("quantplan.cli.rehearse", "Start the server as planned on a model without weights, and measure."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
+    "load": ("quantplan.cli.load", "Load a running server as planned and hold it to the plan."),
+    "batch": ("quantplan.cli.batch", "Answer a file of requests, resumable, results in order."),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
     "doctor": (
         "quantplan.cli.doctor",

@@ -123,7 +123,9 @@ def make_app(
         yield
         stop.set()
 
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _no_such, 405: _no_such, Refusal: _told})
+    return Starlette(
+        routes=routes, lifespan=lifespan, exception_handlers={404: _no_such, 405: _no_such, Refusal: _told}
+    )
 
 
 def _watch(samples: Iterator[Sample], house: House, stop: threading.Event) -> None:

@@ -181,7 +181,9 @@ def cap_answer(asked: Asked, *, max_tokens: int, n_ctx: int) -> tuple[Body, int 
     for name, value in given.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise bad_field(name, "must be a whole number")
-    over = {name: max_tokens for name, value in given.items() if value > max_tokens or (value < 0 and max_tokens < n_ctx)}
+    over = {
+        name: max_tokens for name, value in given.items() if value > max_tokens or (value < 0 and max_tokens < n_ctx)
+    }
     if not given and max_tokens < n_ctx:
         over = {names[0]: max_tokens}
     if not over:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from quantplan.serving.gateway.relay import Visit
 
 _MIN_BODY_BYTES = 1 << 20
-_BODY_BYTES_PER_TOKEN = 64  # four letters a token, JSON's escapes, and room to be refused with a count instead of a size
+_BODY_BYTES_PER_TOKEN = (
+    64  # four letters a token, JSON's escapes, and room to be refused with a count instead of a size
+)
 _MEDIA_BODY_BYTES = 32 << 20
 _DEMAND_SHARE = 0.95
 _READY_TIMEOUT_S = 2.0

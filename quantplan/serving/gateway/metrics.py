@@ -79,7 +79,11 @@ class Metrics:
             ("requests_total", "Requests by outcome.", self.requests),
             ("prompt_tokens_total", "Prompt tokens of answered requests.", self.prompt_tokens),
             ("completion_tokens_total", "Tokens written.", self.completion_tokens),
-            ("prompt_counts_total", "How a prompt's length was checked: bound, exact or unknown.", self.counted_prompts),
+            (
+                "prompt_counts_total",
+                "How a prompt's length was checked: bound, exact or unknown.",
+                self.counted_prompts,
+            ),
             ("swaps_total", "Models loaded in place of others.", self.swaps),
         ):
             out += _head(name, text, "counter")

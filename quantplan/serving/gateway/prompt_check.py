@@ -20,7 +20,10 @@ _COUNTING = {
 _COMPLETIONS = ("/v1/completions", "/completion")
 # Texts that take the most tokens a byte: single letters and spaces, control characters, scripts and signs that a
 # vocabulary lacks, and one that some normalizers write out (U+FDFA).
-_PROBES = ("a b c d e f g h ", "  \n\t \r\n x", "\x01\x02\x03", "漢字仮名交", "\U0001f9ff\U0001f6f8", "\ufdfa\ufdfa", "ẞßðþ", "1 2 3 4 ")  # fmt: skip
+_PROBES = (
+    "a b c d e f g h ", "  \n\t \r\n x", "\x01\x02\x03", "漢字仮名交", "\U0001f9ff\U0001f6f8", "\ufdfa\ufdfa",
+    "ẞßðþ", "1 2 3 4 ",
+)  # fmt: skip
 _SPARE = 2.0  # a template may treat a first or last message unlike those tried
 
 
@@ -67,7 +70,7 @@ class PromptCheck:
         return "exact"
 
     async def count(self, asked: Asked) -> int | None:
-        """The prompt's tokens, as the engine counts them; of several prompts the longest. None where it does not say."""
+        """A prompt's tokens, as the engine counts them; of several the longest. None where it does not say."""
         if asked.path in _COMPLETIONS:
             return await self._count_prompts(asked)
         route = _COUNTING.get(asked.path)

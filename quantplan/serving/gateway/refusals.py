@@ -1,4 +1,4 @@
-"""What a client is told when it gets no answer: OpenAI's error object, with the status and headers that belong to it."""
+"""What a client is told when it gets no answer: OpenAI's error object, and the status and headers to it."""
 
 from __future__ import annotations
 
