@@ -576,7 +576,28 @@ class KeepsCrashing(QuantplanError):
 
 class ServerUnreachable(QuantplanError):
     """Nobody answers at an address that was to be checked."""
+class BadKeyFile(QuantplanError):
+    """A file of API keys that is unsafe or cannot be read. Never quotes its text."""
+
+    def __init__(self, *, path: str | Path, why: str, others: bool = False) -> None:
+        super().__init__(f"key file {path}: {why}")
+        self.path, self.why, self.others = str(path), why, others
+
+
+class NoAnswer(QuantplanError):
+    """A URL where nothing answers, or not as a model server does."""
 
     def __init__(self, *, url: str, why: str) -> None:
         super().__init__(f"{url}: {why}")
         self.url, self.why = url, why
+
+
+class BadJob(QuantplanError):
+    """A file of requests with a line that is none; nothing was sent."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, path: str | Path, line: int | None, why: str) -> None:
+        at = f", line {line}" if line is not None else ""
+        super().__init__(f"{path}{at}: {why}")
+        self.path, self.line, self.why = str(path), line, why

@@ -33,6 +33,8 @@ def _tool_missing(error: errors.QuantplanError) -> str:
         return "install one (Debian: apt-get install g++), then: quantplan toolchain install"
     if error.tool == "the build extra":
         return "quantplan toolchain install --converter"
+    if error.tool == "the gateway extra":
+        return "pip install 'quantplan[gateway]'"
     return "quantplan toolchain install"
 
 
@@ -105,6 +107,20 @@ def _unknown_gpu(error: errors.QuantplanError) -> str:
     return "docs/hardware.md lists the short names; a profile file describes any machine: --hardware my-machine.toml"
 
 
+def _key_file(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.BadKeyFile)
+    if error.others:
+        return f"chmod 600 {error.path}"
+    return "one key a line: KEY name=alice in_flight=2 requests_per_minute=60 max_tokens=512"
+
+
+def _bad_job(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.BadJob)
+    if error.path.endswith(".partial"):
+        return "name other results with --output, or remove the journal to begin anew"
+    return 'a line is {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}'
+
+
 Hint = str | Callable[[errors.QuantplanError], str]
 
 _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
@@ -159,5 +175,8 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.NoHistory, _no_history),
     (errors.HistoryUnreadable, "move the file away; quantplan history --add FOLDER records artifacts in a new one"),
     (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),
+    (errors.BadKeyFile, _key_file),
+    (errors.BadJob, _bad_job),
+    (errors.NoAnswer, "start it first: quantplan serve ARTIFACT; where it asks for a key: --api-key-file"),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
 )

@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "quantplan.cli.verify_serving",
         "Is what runs what was planned? From its process, or over HTTP.",
     ),
+    "load": ("quantplan.cli.load", "Load a running server as planned and hold it to the plan."),
+    "batch": ("quantplan.cli.batch", "Answer a file of requests, resumable, results in order."),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
     "doctor": (
         "quantplan.cli.doctor",
