@@ -422,3 +422,31 @@ class ScanFailed(BadArtifact):
     def __init__(self, *, path: str | Path, findings: Sequence[str]) -> None:
         super().__init__(path=path, why=f"the scan found what no sound GGUF has: {'; '.join(findings)}")
         self.findings = tuple(findings)
+
+
+class UnknownItem(QuantplanError):
+    """Nothing of that name is kept here."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(f"nothing called {name!r} is kept here")
+        self.name = name
+
+
+class StillNeeded(QuantplanError):
+    """Something that an artifact links to, or that somebody works on."""
+
+    def __init__(self, *, name: str, needed_by: Sequence[str]) -> None:
+        super().__init__(f"{name} is needed by {_few(needed_by)}: it was not deleted")
+        self.name, self.needed_by = name, tuple(needed_by)
+
+
+class NotConfirmed(QuantplanError):
+    """A deletion that nobody said yes to."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__(f"{what}: nothing was deleted, since nobody said yes")
+        self.what = what
