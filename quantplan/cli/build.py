@@ -2,76 +2,80 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantplan.cli.build_options import build_options
 from quantplan.cli.options import emit, json_option, say
 
 if TYPE_CHECKING:
-    from quantplan.cli.build_request import Allowed
+    from quantplan.cli.build_request import Options
     from quantplan.pipeline.build import BuildRequest, Built
 
 
 @click.command("build", epilog="Example: quantplan build quantplan-tiny --quant Q4_K_M --quant Q5_K_M")
-@click.argument("model")
-@click.option("--quant", "quants", multiple=True, default=("Q4_K_M",), show_default=True, metavar="PRESET",
-              help="A preset of llama-quantize; may be given several times.")  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("artifacts"),
-              show_default=True, help="Folder of the artifact folders, one a preset: <name>-<QUANT>/.")  # fmt: skip
-@click.option("--text", "texts", multiple=True, metavar="[NAME=]FILE",
-              help="Evaluate on this text instead of the five that ship; may be given several times.")  # fmt: skip
-@click.option("--chunks", type=click.IntRange(2, 10_000), default=20, show_default=True,
-              help="Windows of 512 tokens a text.")  # fmt: skip
-@click.option("--llama", type=click.Path(path_type=Path), help="Folder of the llama.cpp tools.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and what is in the way; build nothing.")
-@click.option("--trust-remote-code", is_flag=True, help="Let the conversion run the repository's own Python code.")
-@click.option("--allow-pickle", is_flag=True, help="Convert pickled weights (*.bin) where there are no safetensors.")
-@click.option("--clean", is_flag=True, help="Delete the intermediates afterwards (the 16-bit GGUF, Q8_0).")
+@click.argument("model", required=False)
+@build_options
 @json_option
-def command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    model: str, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], chunks: int, llama: Path | None,
-    dry_run: bool, trust_remote_code: bool, allow_pickle: bool, clean: bool, as_json: bool,
-) -> int:  # fmt: skip
+def command(model: str | None, **given: Any) -> int:
     """Download, convert, quantize, evaluate and judge MODEL: org/name[@revision] on the hub, a local Hugging Face
     folder, a catalog name, or the bundled quantplan-tiny.
 
     One artifact folder a preset: the GGUF, its receipt (artifact.json), the verdict (results/), plan.json and a
-    model card. Exit status 0: all passed; 4: one failed its gate; 5: inconclusive.
+    model card. Broken off at any moment, the same command goes on where it was; docs/build.md says how.
+    Exit status 0: all passed; 4: one failed its gate; 5: inconclusive.
     """
+    as_json, show = given.pop("as_json"), {key: given.pop(key) for key in ("explain", "dry_run", "status")}
+    if show["status"]:
+        return _status(given["output"], model, as_json=as_json)
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())
+    options = _options(given)
+    if show["dry_run"]:
+        return _dry_run(model, options, as_json=as_json)
+    return _build(model, options, explain=show["explain"], as_json=as_json)
+
+
+def _options(given: dict[str, Any]) -> Options:
+    from quantplan.cli.build_request import Allowed, Options
+
+    allowed = Allowed(code=given.pop("trust_remote_code"), pickle=given.pop("allow_pickle"))
+    return Options(clean=not given.pop("keep"), allowed=allowed, **given)
+
+
+def _build(model: str, options: Options, *, explain: bool, as_json: bool) -> int:
     from quantplan.cli import build_request
     from quantplan.pipeline import build
+    from quantplan.report.building import disk_lines, explanation_lines
 
-    allowed = build_request.Allowed(code=trust_remote_code, pickle=allow_pickle)
-    if dry_run:
-        return _dry_run(model, quants, output, texts, chunks, llama, allowed, as_json=as_json)
-    request = build_request.make(
-        model, quants=quants, output=output, texts=texts, n_chunks=chunks, llama=llama, clean=clean, allowed=allowed
-    )
+    request = build_request.make(model, options)
+    for warning in request.warnings:
+        say(f"Warning: {warning}")
+    plan = build.plan_disk(request)
+    for line in disk_lines(plan, exact=request.sizes is not None, whole=explain):
+        say(line)
+    if explain:
+        for line in explanation_lines(build.explain(request, tell=_tell)[0]):
+            say(line)
     built = build.build(request, tell=_tell)
     verdict = build.passed(built).value
     emit(
         "build", {"verdict": verdict, "artifacts": [_told(one) for one in built], "next": _next(built)},
         as_json=as_json, text=_text(built), engine=request.tools.engine(), ok=verdict == "pass",
-        warnings=_warnings(request),
+        warnings=_warnings(request, built),
     )  # fmt: skip
     return {"pass": 0, "inconclusive": 5}.get(verdict, 4)
 
 
-def _dry_run(
-    model: str, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], chunks: int, llama: Path | None,
-    allowed: Allowed, *, as_json: bool,
-) -> int:  # fmt: skip
+def _dry_run(model: str, options: Options, *, as_json: bool) -> int:
     """The preflight as a result; the exit status is that of the first thing in the way."""
     from quantplan.cli import build_request
     from quantplan.cli.hints import hint_for
     from quantplan.report.preflight import preflight_text
 
-    found = build_request.preflight(
-        model, quants=quants, output=output, texts=texts, n_chunks=chunks, llama=llama, allowed=allowed
-    )
-    presets = " ".join(f"--quant {quant}" for quant in quants)
+    found = build_request.preflight(model, options)
+    presets = " ".join(f"--quant {quant}" for quant in options.quants)
     text = preflight_text(found, following=f"quantplan build {model} {presets}")
     emit("build-preflight", found, as_json=as_json, text=text, ok=not found.refusals)
     for refusal in found.refusals:
@@ -80,14 +84,24 @@ def _dry_run(
     return int(found.refusals[0].exit_code) if found.refusals else 0
 
 
+def _status(output: Any, model: str | None, *, as_json: bool) -> int:
+    from quantplan.pipeline.workspace import build_status
+    from quantplan.report.building import status_text
+
+    found = [one for one in build_status(output) if model is None or one["name"] == model.rstrip("/").split("/")[-1]]
+    emit("build-status", {"builds": found}, as_json=as_json, text=status_text(found, output))
+    return 0
+
+
 def _tell(step: str, what: str) -> None:
     say(f"{step}: {what}")
 
 
-def _warnings(request: BuildRequest) -> tuple[str, ...]:
+def _warnings(request: BuildRequest, built: tuple[Built, ...]) -> tuple[str, ...]:
+    """Those of the end: what was known before the work has been said before it."""
     from quantplan.llama.process import unmaskable_settings
 
-    return (*request.warnings, *unmaskable_settings())
+    return (*dict.fromkeys(note for one in built for note in one.notes), *unmaskable_settings())
 
 
 def _told(built: Built) -> dict[str, Any]:
@@ -118,7 +132,7 @@ def _text(built: tuple[Built, ...]) -> str:
             f"  {one.judgement.reason}",
         ]
         for metric in one.judgement.metrics:
-            if metric.name == "kld_mean":
+            if metric.name == "kld_mean" and metric.value is not None:
                 lines.append(
                     f"    {metric.corpus:<10} KLD {metric.value:.5f} ± {2 * (metric.se or 0):.5f}"
                     f"  limit {metric.limit or 0:.5f}  ({metric.n:,} tokens)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from quantplan.llama.commands import EvalSettings
     from quantplan.pipeline.candidate import Candidate
     from quantplan.pipeline.checks import Preflight
+    from quantplan.pipeline.disk import BuildSizes
     from quantplan.pipeline.source import Source
 
 ALL_LAYERS = 999
@@ -33,99 +34,152 @@ class Allowed:
     pickle: bool = False
 
 
-def make(
-    model: str, *, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], n_chunks: int, llama: Path | None,
-    clean: bool, allowed: Allowed = Allowed(),
-) -> BuildRequest:  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`quantplan build` as it was typed."""
+
+    quants: tuple[str, ...]
+    output: Path
+    texts: tuple[str, ...] = ()
+    chunks: int = 20
+    llama: Path | None = None
+    clean: bool = False
+    allowed: Allowed = Allowed()
+    outtype: str = "bf16"
+    mmproj: bool | None = None  # None: where the model sees or hears
+    imatrix: Path | None = None
+    calibration: Path | None = None
+    calibration_chunks: int | None = None
+    tensor_types: tuple[str, ...] = ()
+    tensor_type_file: Path | None = None
+    output_tensor_type: str | None = None
+    token_embedding_type: str | None = None
+    leave_output_tensor: bool = False
+    pure: bool = False
+    split_max_size: str | None = None
+    disk: str = "auto"
+    threads: int | None = None
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(preset(quant) for quant in self.quants))
+
+    @property
+    def with_imatrix(self) -> bool:
+        return self.imatrix is not None or self.calibration is not None
+
+
+def make(model: str, options: Options) -> BuildRequest:
     """Everything checked before any work, then the source on this disk. Raises the first thing that is in the way."""
+    from quantplan.cli import build_types
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
     from quantplan.pipeline.candidate import find_candidate
+    from quantplan.pipeline.convert import has_projector, wanted_outtype, weight_dtypes
+    from quantplan.pipeline.disk import DiskMode
 
-    presets = tuple(dict.fromkeys(preset(quant) for quant in quants))
-    chosen = corpora(texts)
+    presets, chosen = options.presets, corpora(options.texts)
+    overrides, split_bytes = build_types.overrides(options), build_types.split_bytes(options)
+    build_types.check_matrix(options, chosen)
     candidate = find_candidate(model)
-    look_first(candidate, presets, allowed)
-    tools, converter = tools_for_build(llama)
+    look_first(candidate, options)
+    tools, converter = tools_for_build(options.llama)
     host = detect_host()
     settings = EvalSettings(
-        n_chunks=n_chunks, n_threads=host.cpu.n_threads, n_gpu_layers=ALL_LAYERS if tools.backend == "cuda" else 0
-    )
-    found = examined(candidate, presets, output, chosen, settings, host, converter, allowed)
+        n_chunks=options.chunks, n_threads=options.threads or host.cpu.n_threads,
+        n_gpu_layers=ALL_LAYERS if tools.backend == "cuda" else 0,
+    )  # fmt: skip
+    found = examined(candidate, options, chosen, settings, host, converter)
     for refusal in found.refusals:
         raise refusal
-    source = fetched(candidate, found, converter, allowed)
+    source = fetched(candidate, found, converter, options.allowed)
+    outtype, outtype_warning = wanted_outtype(options.outtype, weight_dtypes(source))
 
     def plan(file: Path, quant: str) -> Plan | None:
         from quantplan.cli.planning import plan_file
 
         return plan_file(file, quant=quant, host=host, name=source.name)
 
-    return BuildRequest(
-        source=source, quants=presets, output=output, tools=tools, converter=converter, corpora=chosen,
-        settings=settings, make_plan=plan, clean=clean, warnings=found.warnings,
+    request = BuildRequest(
+        source=source, quants=presets, output=options.output, tools=tools, converter=converter, corpora=chosen,
+        settings=settings, make_plan=plan, clean=options.clean, outtype=outtype, overrides=overrides,
+        mmproj=options.mmproj if options.mmproj is not None else has_projector(source, converter),
+        imatrix=options.imatrix, calibration=options.calibration, split_bytes=split_bytes,
+        calibration_chunks=options.calibration_chunks or -1, disk=DiskMode(options.disk),
+        warnings=(*found.warnings, *([outtype_warning] if outtype_warning else [])),
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": settings.n_threads},
+    )  # fmt: skip
+    return replace(request, sizes=sizes_of(request, found))
+
+
+def sizes_of(request: BuildRequest, found: Preflight) -> BuildSizes | None:
+    """The size of every file of this very build; None where the tables do not know the architecture."""
+    from quantplan.pipeline.build import BASELINE, logits_bytes
+    from quantplan.pipeline.sizes import build_sizes
+
+    facts = found.facts
+    if facts is None:
+        return None
+    matrices = 2 * facts.parameters
+    return build_sizes(
+        facts, (BASELINE, *request.quants), converted_as=request.converted_as, overrides=request.overrides,
+        kv_bytes=found.vocabulary.kv_bytes_with(facts.tensors) if found.vocabulary else None,
+        imatrix=request.work().imatrix, logits_bytes=logits_bytes(request),
+        mmproj_bytes=max(0, request.source.weight_bytes - matrices) if request.mmproj else 0,
     )  # fmt: skip
 
 
-def look_first(candidate: Candidate, presets: tuple[str, ...], allowed: Allowed) -> None:
+def look_first(candidate: Candidate, options: Options) -> None:
     """What is wrong with the model itself is said before what is missing on the host."""
     from quantplan.pipeline.needed import needed_files
     from quantplan.pipeline.presets_check import check_presets
 
-    needed_files(candidate.files, allow_code=allowed.code, allow_pickle=allowed.pickle)
+    needed_files(candidate.files, allow_code=options.allowed.code, allow_pickle=options.allowed.pickle)
     try:
         facts = facts_of(candidate.checkpoint)
     except UnsupportedArchitecture:
         return  # the converter may know it all the same
-    for checked in check_presets(facts, presets, kv_bytes=None):
+    for checked in check_presets(facts, options.presets, kv_bytes=None):
         if checked.error is not None:
             raise checked.error
-        if checked.needs_imatrix:
+        if checked.needs_imatrix and not options.with_imatrix:
             raise ImatrixNeeded(preset=checked.name)
 
 
 def examined(
-    candidate: Candidate, presets: tuple[str, ...], output: Path, texts: tuple[Corpus, ...], settings: EvalSettings,
-    host: HostFacts, converter: Path | None, allowed: Allowed,
+    candidate: Candidate, options: Options, texts: tuple[Corpus, ...], settings: EvalSettings, host: HostFacts,
+    converter: Path | None,
 ) -> Preflight:  # fmt: skip
     """The preflight of this build."""
     from quantplan.pipeline.build import BASELINE
     from quantplan.pipeline.checks import Asked
+    from quantplan.pipeline.disk import DiskMode
     from quantplan.pipeline.preflight import examine
 
     asked = Asked(
-        quants=presets, baseline=BASELINE, texts=tuple(text.name for text in texts), n_ctx=settings.n_ctx,
-        n_chunks=settings.n_chunks, output=output, converter=converter, allow_code=allowed.code,
-        allow_pickle=allowed.pickle,
+        quants=options.presets, baseline=BASELINE, texts=tuple(text.name for text in texts), n_ctx=settings.n_ctx,
+        n_chunks=settings.n_chunks, output=options.output, converter=converter, allow_code=options.allowed.code,
+        allow_pickle=options.allowed.pickle, with_imatrix=options.with_imatrix, mode=DiskMode(options.disk),
     )  # fmt: skip
     return examine(candidate, asked, host=host)
 
 
-def preflight(
-    model: str, *, quants: tuple[str, ...], output: Path, texts: tuple[str, ...], n_chunks: int, llama: Path | None,
-    allowed: Allowed = Allowed(),
-) -> Preflight:  # fmt: skip
+def preflight(model: str, options: Options) -> Preflight:
     """What `--dry-run` shows. Without the tools, what only the converter can tell is left out."""
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
     from quantplan.pipeline.candidate import find_candidate
 
-    presets = tuple(dict.fromkeys(preset(quant) for quant in quants))
     try:
-        converter: Path | None = tools_for_build(llama)[1]
+        converter: Path | None = tools_for_build(options.llama)[1]
     except ToolMissing:
         converter = None
-    return examined(
-        find_candidate(model), presets, output, corpora(texts), EvalSettings(n_chunks=n_chunks), detect_host(),
-        converter, allowed,
-    )  # fmt: skip
+    texts, settings = corpora(options.texts), EvalSettings(n_chunks=options.chunks)
+    return examined(find_candidate(model), options, texts, settings, detect_host(), converter)
 
 
 def fetched(candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed) -> Source:
     """The source on this disk: of a repository, every needed file downloaded and proved."""
-    from dataclasses import replace
-
     from quantplan.cli.progress import DownloadBar
     from quantplan.pipeline.download import download
     from quantplan.pipeline.source import open_source

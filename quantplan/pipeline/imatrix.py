@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -175,14 +175,13 @@ def keep_coverage(work: Workplace, matrix: FileEntry) -> None:
     found = coverage(work.path(IMATRIX), tensors)
     work.record.keep(COVERAGE, matrix.sha256, asdict(found))
     if found.without_data:
-        work.tell("imatrix", without_data_sentence(found))
+        work.tell("imatrix", without_data_sentence(found.without_data))
 
 
-def without_data_sentence(found: Coverage) -> str:
+def without_data_sentence(names: Sequence[str]) -> str:
     """Which tensors and experts the calibration text never reached."""
-    names = ", ".join(found.without_data[:8])
-    more = f" and {len(found.without_data) - 8} more" if len(found.without_data) > 8 else ""
-    return f"the calibration text gave no data for {names}{more}: they are quantized as without a matrix"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"the importance matrix has no data for {', '.join(names[:8])}{more}: quantized as without a matrix"
 
 
 def take_given(given: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ from quantplan.pipeline.card import model_card
 from quantplan.pipeline.convert import converter_versions, source_entries
 from quantplan.pipeline.files import hash_of_list, members
 from quantplan.pipeline.gate import Judgement, Scores
-from quantplan.pipeline.imatrix import COVERAGE, calibration_entry, coverage
+from quantplan.pipeline.imatrix import COVERAGE, calibration_entry, coverage, without_data_sentence
 from quantplan.pipeline.layout import Contents, engine_entry, lay_out, source_entry
 from quantplan.pipeline.request import BASELINE, Workplace
 from quantplan.pipeline.schedule import IMATRIX, MMPROJ, REFERENCE, Action, Kind, model_key
@@ -41,6 +41,7 @@ class Built:
     file: FileEntry
     judgement: Judgement
     fresh: bool
+    notes: tuple[str, ...] = ()  # what the work itself showed: tensors in another type, experts without data
 
 
 class Publisher:
@@ -82,7 +83,10 @@ class Publisher:
         judgement = judgement or Judgement(
             verdict=found.verdict, reason="measured before, nothing has changed", metrics=found.metrics
         )
-        return Built(quant=quant, folder=folder, file=receipt.model_file, judgement=judgement, fresh=fresh)
+        return Built(
+            quant=quant, folder=folder, file=receipt.model_file, judgement=judgement, fresh=fresh,
+            notes=_notes(receipt),
+        )  # fmt: skip
 
     def publish(self, action: Action) -> None:
         """Judges a preset and lays its artifact folder out."""
@@ -157,6 +161,17 @@ class Publisher:
             artifact_sha256=file.sha256, policy=gate.POLICY, verdict=judgement.verdict, metrics=judgement.metrics,
             tool=tool, host=request.host,
         )  # fmt: skip
+
+
+def _notes(receipt: Receipt) -> tuple[str, ...]:
+    notes = []
+    if receipt.fallbacks:
+        names = ", ".join(receipt.fallbacks[:8]) + (" …" if len(receipt.fallbacks) > 8 else "")
+        notes.append(f"{receipt.quant}: {len(receipt.fallbacks)} tensors got another type than the preset's: {names}")
+    without = (receipt.imatrix or {}).get("without_data")
+    if without:
+        notes.append(without_data_sentence(without))
+    return tuple(notes)
 
 
 def told_settings(settings: commands.EvalSettings) -> dict[str, int]:

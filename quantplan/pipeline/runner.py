@@ -22,7 +22,7 @@ from quantplan.pipeline.quantize import quantize_step, split_step
 from quantplan.pipeline.record import Done
 from quantplan.pipeline.request import Workplace
 from quantplan.pipeline.schedule import CONVERTED, IMATRIX, MMPROJ, SOURCE, Action, Kind
-from quantplan.pipeline.steps import PARTIAL, Step, run_step, stale
+from quantplan.pipeline.steps import NEVER, PARTIAL, Step, run_step, stale
 from quantplan.pipeline.workspace import Workspace
 
 
@@ -104,16 +104,18 @@ class BuildRunner:
         if action.kind is Kind.MAKE:
             return self._look_at_step(action, lacking)
         if lacking:
-            return _Seen(action=action, why_not="what it needs is made anew")
+            return _Seen(action=action, why_not="after what it needs")
         if action.kind is Kind.COMPARE:
             known = self.scores(action) is not None
-            return _Seen(action=action, why_not=None if known else "never finished here")
+            return _Seen(action=action, why_not=None if known else NEVER)
         return _Seen(action=action, why_not=self.publisher.outdated(action))
 
     def _look_at_step(self, action: Action, lacking: list[str]) -> _Seen:
         assert action.makes is not None
         if lacking:
-            return _Seen(action=action, why_not="what it needs is made anew", file=self.space.exists(action.makes))
+            known = self.work.record.known(self.work.file_name(action.makes))
+            why_not = NEVER if known is None else "what it needs is made anew"
+            return _Seen(action=action, why_not=why_not, file=self.space.exists(action.makes))
         step = self._step(action)
         known = self.work.record.known(step.output)
         why = stale(step, known)

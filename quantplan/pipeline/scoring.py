@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ def _model_file(work: Workplace, subject: str) -> Path:
 
 
 def corpus_named(work: Workplace, text: str) -> Corpus:
-    return next(corpus for corpus in work.request.corpora if corpus.name == text)
+    """A text by its name, by a path that holds in any folder."""
+    found = next(corpus for corpus in work.request.corpora if corpus.name == text)
+    return replace(found, path=found.path.resolve())
 
 
 def text_entry(work: Workplace, corpus: Corpus) -> FileEntry:

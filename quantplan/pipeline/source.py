@@ -15,7 +15,8 @@ _TOKENIZERS = ("tokenizer.model", "tokenizer.json", "vocab.json", "tekken.json",
 _READ = (
     "config.json", "generation_config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tekken.json", "spiece.model",
-    "chat_template.jinja", "chat_template.json", "params.json", "README.md",
+    "chat_template.jinja", "chat_template.json", "params.json", "preprocessor_config.json", "processor_config.json",
+    "README.md",
 )  # fmt: skip
 _REGISTERED = re.compile(r"@ModelBase\.register\(([^)]*)\)", re.DOTALL)
 

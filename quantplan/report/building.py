@@ -1,0 +1,58 @@
+"""A build in words: its use of the disk, why its steps run, how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quantplan.pipeline.disk import DiskMode, DiskPlan
+from quantplan.pipeline.runner import Decision
+from quantplan.pipeline.schedule import Kind
+from quantplan.units import format_size
+
+_HOW = {
+    DiskMode.FAST: "intermediates stay",
+    DiskMode.TIGHT: "intermediates are deleted once used up",
+    DiskMode.AUTO: "",
+}
+
+
+def disk_lines(plan: DiskPlan, *, exact: bool, whole: bool) -> Iterator[str]:
+    """The peak in one line; with `whole` every step that writes or frees."""
+    about = "" if exact else "about "
+    yield (
+        f"Disk: {about}{format_size(plan.peak_bytes)} at most ({plan.peak_step}), "
+        f"{about}{format_size(plan.final_bytes)} at the end; {_HOW[plan.mode]}"
+    )
+    if not whole:
+        return
+    for step in plan.steps:
+        if step.writes_bytes or step.frees_bytes:
+            change = f"+{format_size(step.writes_bytes)}" if step.writes_bytes else f"-{format_size(step.frees_bytes)}"
+            yield f"  {step.name:<40} {change:>12}  {format_size(step.on_disk_bytes):>12} on the disk"
+
+
+def explanation_lines(decisions: Sequence[Decision]) -> Iterator[str]:
+    """Every step and why it runs or is skipped."""
+    for one in decisions:
+        if one.action.kind is not Kind.DROP:
+            yield f"  {one.action.name:<40} {'runs' if one.runs else 'skipped'}: {one.reason}"
+
+
+def status_text(builds: Sequence[Mapping[str, Any]], output: Path) -> str:
+    """Each build, who works on it, and its steps."""
+    if not builds:
+        return f"no builds in {output}"
+    lines = []
+    for one in builds:
+        steps = one["steps"]
+        done = sum(step["state"] in ("done", "not needed") for step in steps)
+        who = f"process {one['pid']} works on it" if one["pid"] else "nobody works on it"
+        whole = "finished" if done == len(steps) else f"{done} of {len(steps)} steps done, {who}"
+        lines.append(f"{one['name']}: {whole}")
+        for step in steps:
+            took = f"{step['seconds']:.1f} s" if step.get("seconds") else ""
+            now = step.get("progress", "") if step["state"] == "running" else took
+            lines.append(f"  {step['name']:<40} {step['state']:<10} {now}".rstrip())
+    return "\n".join(lines)
