@@ -526,6 +526,36 @@ class ScanFailed(BadArtifact):
 class NotEnoughNow(DoesNotFit):
     """Less memory is free now than the plan needs. `holders` are (pid, name, bytes) of those who have it."""
 
+
+class UnknownItem(QuantplanError):
+    """Nothing of that name is kept here."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(f"nothing called {name!r} is kept here")
+        self.name = name
+
+
+class StillNeeded(QuantplanError):
+    """Something that an artifact links to, or that somebody works on."""
+
+    def __init__(self, *, name: str, needed_by: Sequence[str]) -> None:
+        super().__init__(f"{name} is needed by {_few(needed_by)}: it was not deleted")
+        self.name, self.needed_by = name, tuple(needed_by)
+
+
+class NotConfirmed(QuantplanError):
+    """A deletion that nobody said yes to."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__(f"{what}: nothing was deleted, since nobody said yes")
+        self.what = what
+class BadPolicy(QuantplanError):
+    """A policy that cannot be read, has a key nobody knows, or a limit that nothing can meet."""
+
     def __init__(
         self, *, device: str, need_bytes: int, free_bytes: int, holders: Sequence[tuple[int, str, int]]
     ) -> None:
@@ -576,6 +606,12 @@ class KeepsCrashing(QuantplanError):
 
 class ServerUnreachable(QuantplanError):
     """Nobody answers at an address that was to be checked."""
+
+    def __init__(self, *, url: str, why: str) -> None:
+        super().__init__(f"{url}: {why}")
+        self.url, self.why = url, why
+
+
 class BadKeyFile(QuantplanError):
     """A file of API keys that is unsafe or cannot be read. Never quotes its text."""
 

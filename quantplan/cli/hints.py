@@ -31,6 +31,8 @@ def _tool_missing(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.ToolMissing)
     if error.tool in ("C++ compiler", "cmake"):
         return "install one (Debian: apt-get install g++), then: quantplan toolchain install"
+    if error.tool == "the sign extra":
+        return "pip install 'quantplan[sign]'"
     if error.tool == "the build extra":
         return "quantplan toolchain install --converter"
     if error.tool == "the gateway extra":
@@ -90,12 +92,19 @@ def _rate_limited(error: errors.QuantplanError) -> str:
     return f"{wait}; with a token the limit is higher: hf auth login"
 
 
+def _policy(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.BadPolicy)
+    if error.near and error.key is None:
+        return f"quantplan gate ARTIFACT --policy {error.near[0]}"
+    return "quantplan gate --explain-policy shows a policy that holds; docs/gate.md has every key"
+
+
 def _ambiguous_gpu(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.AmbiguousGpu)
     return f"name one of them, as in: --hardware {error.candidates[-1]}"
 
 
-def _key_file(error: errors.QuantplanError) -> str:
+def _exposed_key(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.KeyExposed)
     return f"chmod 600 {error.path}, and change the key: others may have it"
 
@@ -136,6 +145,9 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HoldsGgufOnly, _gguf_only),
     (errors.HoldsNoGguf, _no_gguf),
     (errors.ScanFailed, "do not load it; get it again, or from somebody else"),
+    (errors.UnknownItem, "quantplan list shows what is kept, and its names"),
+    (errors.StillNeeded, "delete the artifact first: quantplan rm ARTIFACT"),
+    (errors.NotConfirmed, "answer yes where you are asked, or give --yes"),
     (errors.RemoteCode, "read that code; to let the conversion run it: --trust-remote-code"),
     (errors.PickleWeights, "pickled files can hold code; torch reads them as weights only with --allow-pickle"),
     (errors.TokenizerRefused, "a newer llama.cpp may know it; a finished GGUF needs no conversion: quantplan pull"),
@@ -144,6 +156,11 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.ImatrixNeeded, "choose a preset of 3 bits or more, such as Q4_K_M"),
     (errors.ChooseFile, _choose),
     (errors.PortInUse, _port),
+    (errors.BadPolicy, _policy),
+    (errors.NoReference, "name it with --reference model-BF16.gguf, or let it be made with --source MODEL"),
+    (errors.NotComparable, "name the 16-bit GGUF of the very same model with --reference"),
+    (errors.DamagedWeights, "download or build the file again: its weights cannot be right"),
+    (errors.BadText, "save the text as UTF-8 and name it with --text NAME=FILE"),
     (errors.AmbiguousGpu, _ambiguous_gpu),
     (errors.UnknownGpu, _unknown_gpu),
     (errors.BadProfile, "docs/hardware.md shows a profile file, line by line"),
@@ -158,7 +175,7 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     ),
     (errors.NotEnoughNow, "stop one of them, or plan for what is free: quantplan recommend MODEL"),
     (errors.OtherHost, "plan for this machine: quantplan recommend MODEL; to serve it here all the same: --any-host"),
-    (errors.KeyExposed, _key_file),
+    (errors.KeyExposed, _exposed_key),
     (
         errors.PublicWithoutKey,
         "--public --api-key-file FILE (the file is made when it is not there), or leave out --host",

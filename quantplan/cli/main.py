@@ -27,6 +27,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "quantplan.cli.pull",
         "Take a finished GGUF: choose, download, check, scan, judge; a receipt as of build.",
     ),
+    "verify": ("quantplan.cli.verify", "Check an artifact offline: files, hashes, signature, receipt, results."),
+    "sign": ("quantplan.cli.sign", "Sign an artifact with a key, in the OpenSSF's model-signing format."),
+    "list": ("quantplan.cli.list", "Artifacts, downloads, toolchains and other files of quantplan, with sizes."),
+    "rm": ("quantplan.cli.rm", "Delete an artifact, or something of the cache that no artifact needs."),
+    "gc": ("quantplan.cli.gc", "Delete what nothing needs any more: old work folders, downloads, broken rests."),
+    "gate": ("quantplan.cli.gate", "Measure a quantization against its 16-bit source: pass, fail or inconclusive."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
     "lint": ("quantplan.cli.lint", "Folklore and contradictions in units, compose files, manifests and scripts."),
     "verify-serving": (

@@ -168,11 +168,11 @@ def _source(source: SourceFacts) -> Mapping[str, Any]:
 
 def quality_of(facts: ModelFacts) -> Callable[[str], Quality | None]:
     """The expected damage by preset, from the shipped table."""
-    from quantplan.quant.quality import active_parameters, expected_quality, family_of
+    from quantplan.quant.quality import expected_quality, family_of
     from quantplan.quant.quality_table import read_quality_table
 
     table = read_quality_table()
-    family, active = family_of(facts.id, table), active_parameters(facts)
+    family, active = family_of(facts.id, table), facts.active_parameters
 
     @cache
     def of(quant: str) -> Quality | None:

@@ -28,16 +28,18 @@ class Baselines:
     """Makes the models that are compared with, when they are first asked for, and tells which are."""
 
     def __init__(
-        self, pair: Pair, *, policy: Policy, tools: Toolchain, work: Path, known: Mapping[str, Path], n_threads: int,
+        self, pair: Pair, *, policy: Policy, tools: Toolchain, work: Path, known: Mapping[str, Path],
+        against: Path | None, n_threads: int,
         tell: Tell, run: Runner,
     ) -> None:  # fmt: skip
         self._pair, self._policy, self._tools, self._work = pair, policy, tools, work
         self._known, self._n_threads, self._tell, self._run = dict(known), n_threads, tell, run
         self._floor_of: str | None = None  # None until the first run shows what gives one: micro-batch | F16
-        self._label_of: Path | None = None
+        self._label_of: Path | None = against
         self._found: list[Finding] = []
-        self._no_label = not policy.needs_label or pair.label in (None, *SIXTEEN_BIT)
-        if policy.needs_label and pair.label is None:
+        unknown = pair.label in (None, *SIXTEEN_BIT)
+        self._no_label = not policy.needs_label or (unknown and against is None)
+        if policy.needs_label and pair.label is None and against is None:
             self._cannot_check_label("the file does not say which preset it is")
 
     @property

@@ -42,6 +42,7 @@ class JudgeRequest:
     work: Path
     label: str | None = None
     base_cache: Path | None = None
+    against: Path | None = None  # another file of the same label, in place of the one made here
     known: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Metric, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -70,7 +71,12 @@ def judge_file(request: JudgeRequest, *, tell: Tell, run: Runner = run_tool) -> 
     BadLogits when the evaluator gave nothing usable in three attempts: then there is no verdict.
     """
     told = pair.check_pair(request.reference, request.artifact, label=request.label)
+    if request.against is not None:
+        pair.check_pair(request.reference, request.against)
     request.work.mkdir(parents=True, exist_ok=True)
+    if any(metric.verdict is Verdict.FAIL for metric in request.others):
+        judgement = verdict.conclude((), policy=request.policy, others=request.others, findings=request.findings)
+        return Judged(judgement=judgement, runs=())
     measuring = _Measuring(request, told, tell=tell, run=run)
     measuring.check_space()
     measuring.baselines.prepare()
@@ -104,6 +110,7 @@ class _Measuring:
         self.scores: dict[str, CorpusScores] = {}
         self.baselines = baselines.Baselines(
             told, policy=request.policy, tools=request.tools, work=request.work, known=request.known,
+            against=request.against,
             n_threads=request.settings.n_threads, tell=tell, run=run,
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from quantplan.artifact.receipt import (
     write_atomically,
     write_receipt,
 )
+from quantplan.artifact.registry import remember
 from quantplan.artifact.results import Result, write_result
 from quantplan.errors import BadArtifact
 from quantplan.llama.types import Toolchain
@@ -56,6 +57,7 @@ def lay_out(files: Sequence[Path], final: Path, contents: Contents) -> None:
         final.rename(set_aside(final))
     partial.rename(final)
     sync_folder(final.parent)
+    remember(final)
 
 
 def engine_entry(tools: Toolchain) -> dict[str, Any]:

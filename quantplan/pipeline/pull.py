@@ -12,6 +12,7 @@ from typing import Any
 from quantplan import errors
 from quantplan.artifact.plan_file import Plan, write_plan
 from quantplan.artifact.receipt import FileEntry, Receipt, StepEntry, entry_of, read_receipt, write_receipt
+from quantplan.artifact.registry import remember
 from quantplan.artifact.results import Finding, Result, Severity, Verdict, newest_result, write_result
 from quantplan.errors import BadArtifact
 from quantplan.model.read import read_model
@@ -200,4 +201,5 @@ def _lay_out(found: Finished, folder: Path, receipt: Receipt, plan: Plan | None)
     if folder.exists():
         folder.rename(set_aside(folder))
     partial.rename(folder)
+    remember(folder)
     return linked

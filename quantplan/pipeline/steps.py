@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quantplan.artifact.receipt import FileEntry, StepEntry
 from quantplan.errors import BadModelFile, DiskFull, QuantplanError, ToolFailed
@@ -89,7 +90,8 @@ def run_step(step: Step, *, folder: Path, record: Record, run: Runner, tell: Tel
     remove(partial)
     try:
         with StepLog(folder, step.name, step.shown_argv) as log:
-            completed = _attempt(step, partial, log.watching(run, _shown(step, tell), cwd=folder))
+            watched = _noticing(log.watching(run, _shown(step, tell), cwd=folder), step, folder, partial)
+            completed = _attempt(step, partial, watched)
             log.end(completed.returncode, completed.seconds, completed.peak_rss_bytes)
         _verify(step, partial, completed)
         move_into_place(partial, output)
@@ -125,19 +127,43 @@ def _verify(step: Step, partial: Path, completed: Completed) -> None:
         step.verify(partial)
 
 
+def _noticing(run: Runner, step: Step, folder: Path, partial: Path) -> Runner:
+    """`run`, looking at the disk after each tool: llama-perplexity prints a normal result when its disk was full, and
+    what tries again would free the space first."""
+
+    def runner(argv: Sequence[str], **options: Any) -> Completed:
+        try:
+            completed: Completed = run(argv, **options)
+        except ToolFailed as error:
+            if full := _full_disk(error, step, folder, partial):
+                raise full from error
+            raise
+        short = step.expected_bytes is not None and _written(partial) < step.expected_bytes
+        if short and shutil.disk_usage(folder).free < NEARLY_FULL_BYTES:
+            raise _disk_full(step, folder, partial)
+        return completed
+
+    return runner
+
+
+def _written(partial: Path) -> int:
+    return size_of(partial) if partial.exists() else 0
+
+
+def _disk_full(step: Step, folder: Path, partial: Path) -> DiskFull:
+    free = shutil.disk_usage(folder).free + _written(partial)
+    return DiskFull(step=step.name, path=folder, free_bytes=free, need_bytes=step.expected_bytes)
+
+
 def _full_disk(error: BaseException, step: Step, folder: Path, partial: Path) -> DiskFull | None:
     """The tools do not always say that the disk is full; some report success. So the disk is asked too."""
-    if not isinstance(error, (QuantplanError, OSError)):
+    if isinstance(error, DiskFull) or not isinstance(error, (QuantplanError, OSError)):
         return None
-    written = size_of(partial) if partial.exists() else 0
-    free = shutil.disk_usage(folder).free
     said = str(error).lower()
     told = any(words in said for words in _FULL) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     limited = isinstance(error, ToolFailed) and error.returncode == -signal.SIGXFSZ
-    if not (told or limited or free < NEARLY_FULL_BYTES):
-        return None
-    left = None if step.expected_bytes is None else max(0, step.expected_bytes - written)
-    return DiskFull(step=step.name, path=folder, free_bytes=free + written, need_bytes=left and left + written)
+    full = told or limited or shutil.disk_usage(folder).free < NEARLY_FULL_BYTES
+    return _disk_full(step, folder, partial) if full else None
 
 
 TELL_EVERY_S = 2.0

@@ -107,3 +107,34 @@ def test_planted_settings_change_nothing(toolchain, tmp_path: Path, monkeypatch:
             monkeypatch.delenv(key)
         assert (tmp_path / f"bare-{name}").read_bytes() != (tmp_path / "clean").read_bytes(), name
         assert (tmp_path / f"room-{name}").read_bytes() == (tmp_path / "clean").read_bytes(), name
+
+
+def test_a_tool_dies_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    """SIGKILL to quantplan alone: the tool must not go on writing."""
+    import os
+    import signal
+    import subprocess
+
+    tool = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = (
+        "import sys; from quantplan.llama.process import run_tool\n"
+        f"run_tool((sys.executable, '-c', {tool!r}), step='x')"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    pid_file = tmp_path / "pid"
+    for _ in range(500):
+        if pid_file.exists() and pid_file.read_text():
+            break
+        time.sleep(0.02)
+    pid = int(pid_file.read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    for _ in range(250):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():  # dead, and nobody has asked for its status
+            return
+        time.sleep(0.02)
+    raise AssertionError("the tool outlived its parent")
