@@ -82,15 +82,17 @@ def recommendation(planned: Planned, *, explain: bool = False) -> tuple[Answer, 
     trades = [reasons.trade(other, choice) for other in planned.others]
     numbers = reasons.arithmetic(choice, request)
     told = explained(planned, numbers)
-    depth = least_context(request, facts.n_ctx_train)
+    depth = request.n_depth or least_context(request, facts.n_ctx_train)
     generates = not planned.nature.embeds
     answer = Answer(
-        facts=facts, host=planned.host, plan=planned.plan, is_what=planned.nature.says,
+        facts=facts, host=planned.host, plan=planned.plan, is_what=planned.nature.says, depth=depth,
         start=(depth, choice.merits.decode) if depth < choice.setting.n_ctx and generates else None,
         first_token=(request.workload.n_prompt, numbers["first_token_s"]) if generates else None,
         total_per_s=choice.merits.total if choice.setting.n_parallel > 1 and generates else None, why=why,
-        alternatives=tuple(Alternative(plan=plan, trade=trade)
-                           for plan, trade in zip(planned.alternatives, trades, strict=True)),
+        alternatives=tuple(
+            Alternative(plan=plan, trade=trade, decode_per_s=other.merits.decode)
+            for plan, trade, other in zip(planned.alternatives, trades, planned.others, strict=True)
+        ),
         next=following(planned), explained=_explained_text(planned, told) if explain else (),
     )  # fmt: skip
     return answer, _data(planned, answer, told, numbers, trades)
@@ -156,4 +158,7 @@ def following(planned: Planned) -> str:
     if facts.origin is FactsOrigin.CATALOG and "/" in facts.id:
         name = facts.id.rsplit("/", 1)[-1]
         return f"hf download {facts.id} --local-dir {name} && quantplan build {name} --quant {plan.quant}"
-    return f"quantplan build {shlex.quote(facts.id)} --quant {plan.quant}"
+    if facts.origin is FactsOrigin.CATALOG:
+        return f"quantplan build {facts.id} --quant {plan.quant}"
+    where = facts.source.file if facts.source.repo is None and facts.source.file else facts.id
+    return f"quantplan build {shlex.quote(where.removesuffix('/config.json'))} --quant {plan.quant}"

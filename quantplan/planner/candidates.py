@@ -8,9 +8,10 @@ from quantplan.errors import BadValue
 from quantplan.memory.estimate import HOST, DeviceMemory
 from quantplan.planner.families import Family
 from quantplan.planner.instruments import Instruments
-from quantplan.planner.outline import Spread
+from quantplan.planner.outline import Frame, Spread
 from quantplan.planner.request import Capacity, PlanRequest, Setting
 from quantplan.planner.score import Key, Merits
+from quantplan.units import format_mib
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,27 @@ def capacities_for(request: PlanRequest, tools: Instruments) -> dict[str, Capaci
     over = max(0, host.usable_bytes - request.max_ram_bytes) if request.max_ram_bytes is not None else 0
     found[HOST] = replace(host, margin_bytes=host.margin_bytes + over + (request.cache_ram_bytes or 0))
     return found
+
+
+def too_large_for_disk(request: PlanRequest, tools: Instruments, quant: str) -> Rejected | None:
+    """Why the file itself has no room on the disk, or None."""
+    rooms = [n for n in (request.max_disk_bytes, tools.free_disk_bytes) if n is not None]
+    need = tools.outline_of(quant).file_bytes
+    if not rooms or need <= min(rooms):
+        return None
+    why = f"its file takes {format_mib(need)} of disk, {format_mib(min(rooms))} may be used"
+    return Rejected(what=quant, why=why)
+
+
+def not_whole(request: PlanRequest, tools: Instruments, group: Group, frame: Frame) -> Rejected:
+    """Why a preset is not wholly on the GPUs, by weights and caches alone."""
+    capacities = capacities_for(request, tools)
+    need = frame.on_gpu(0, frame.outline.n_items, 0) + sum(capacities[name].taken_bytes for name in group.devices)
+    have = sum(capacities[name].usable_bytes for name in group.devices)
+    where = group.devices[0] if len(group.devices) == 1 else "the GPUs"
+    why = f"weights and cache alone take {format_mib(need)} of {where}, {format_mib(have)} may be used"
+    whole = replace(setting_of(group), n_gpu_layers=tools.n_layer + 1)
+    return Rejected(what=describe(whole, tools.n_layer), why=why)
 
 
 def describe(setting: Setting, n_layer: int) -> str:

@@ -95,9 +95,7 @@ def members(
                 yield found
 
 
-def mixed(
-    n_host: int, frame: Frame, rooms: Rooms, *, pace: Sequence[float], share: float
-) -> Spread | None:
+def mixed(n_host: int, frame: Frame, rooms: Rooms, *, pace: Sequence[float], share: float) -> Spread | None:
     """Some layers wholly on the host, and the experts of as few of the others as will do."""
     n = frame.outline.n_items
     least = _least(n_host, n - 1, lambda k: fill(frame, n_host, k, rooms.gpus) is not None)

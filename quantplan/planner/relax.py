@@ -63,9 +63,7 @@ def _changes(search: Search, request: PlanRequest) -> Iterator[Change]:
 def _shorter(search: Search, request: PlanRequest) -> Iterator[Change]:
     least = least_context(request, search.tools.n_ctx_train)
     most = (least - 1) // _CONTEXT_STEP
-    n, choice = _largest(
-        search, most, lambda n: replace(request, n_ctx=n * _CONTEXT_STEP, n_ctx_min=None, n_depth=request.n_depth)
-    )
+    n, choice = _largest(search, most, lambda n: replace(request, n_ctx=n * _CONTEXT_STEP, n_ctx_min=None))
     if choice is not None:
         asked = bool(request.n_ctx or request.n_ctx_min)
         yield Change(what="context", value=str(n * _CONTEXT_STEP), choice=choice, asked=asked)

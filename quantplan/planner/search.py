@@ -14,18 +14,25 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from quantplan.memory.estimate import HOST, DeviceMemory
-from quantplan.planner.candidates import Choice, Effort, Group, capacities_for, describe, family_key, setting_of
+from quantplan.memory.estimate import HOST
+from quantplan.planner.candidates import (
+    Choice,
+    Effort,
+    Group,
+    capacities_for,
+    describe,
+    not_whole,
+    setting_of,
+    too_large_for_disk,
+)
 from quantplan.planner.families import Family, Rooms, best_spread, families_of, members, mixed, splits, still_fits
+from quantplan.planner.floors import Floors
 from quantplan.planner.instruments import Instruments, Space, least_context, shortage, space_of
 from quantplan.planner.outline import Frame, Spread, frame_of
 from quantplan.planner.request import SLOTS, PlanRequest, Setting
 from quantplan.planner.score import Key, Merits, cache_worth, key_of
 from quantplan.units import format_mib
 
-# Neighbouring placements of one family have compute buffers within this share of each other
-# (tests/planner/test_compute_is_settled.py).
-_SETTLED = 0.9
 _TRIES = 64
 _CLEARLY = 1.25  # times as fast as everything on the host: from there on, more on the GPUs is taken to be faster
 
@@ -39,7 +46,7 @@ class Search:
 
     tools: Instruments
     effort: Effort = field(default_factory=Effort)
-    floors: dict[object, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    floors: Floors = field(default_factory=Floors)
     frames: dict[object, Frame] = field(default_factory=dict)
     paces: dict[object, tuple[float, ...]] = field(default_factory=dict)
     speeds: dict[object, tuple[float, float]] = field(default_factory=dict)
@@ -101,8 +108,9 @@ class Search:
         pace, share = self._pace(group), self.tools.expert_share
         spread = best_spread(group.family, frame, rooms, pace=pace, share=share)
         if spread is None:
-            if group.level == _PLACED:
-                self._reject_family(request, group)
+            if group.level == _PLACED and group.family is Family.WHOLE and group.devices == self.tools.gpus:
+                told = not_whole(request, self.tools, group, frame)
+                self.rejected.setdefault(told.what, told.why)
             return
         best = replace(group, spread=spread)
         yield best
@@ -157,7 +165,7 @@ class Search:
             need, capacity = short
             why = f"{need.name} needs {format_mib(need.total_bytes)}, {format_mib(capacity.usable_bytes)} may be used"
             self.rejected.setdefault(describe(setting, self.tools.n_layer), why)
-            if need.name == HOST or not self._learn(request, group, needs):
+            if need.name == HOST or not self.floors.learn(group, self._frame(group), needs, capacities):
                 return
             following = next(self._placed(request, group), None)
             if following is None:
@@ -165,24 +173,6 @@ class Search:
             if following.spread != group.spread:
                 yield following
                 return
-
-    def _learn(self, request: PlanRequest, group: Group, needs: tuple[DeviceMemory, ...]) -> bool:
-        """Takes what did not fit out of the family: compute buffers, or at least one layer of what was tried."""
-        spread, frame = group.spread, self._frame(group)
-        assert spread is not None
-        capacities = capacities_for(request, self.tools)
-        floors, first = list(self._floor(group)), spread.n_host
-        for gpu, count in enumerate(spread.counts):
-            used = frame.on_gpu(first, first + count, spread.n_cpu_moe)
-            first += count
-            need, capacity = needs[gpu], capacities[needs[gpu].name]
-            if need.total_bytes > capacity.usable_bytes:
-                if count == 0:
-                    return False  # what is there whatever the choice does not fit
-                beyond = capacity.usable_bytes - capacity.taken_bytes - used + 1
-                floors[gpu] = max(floors[gpu], int(_SETTLED * need.compute_bytes), beyond)
-        self.floors.setdefault(family_key(group), {})[group.n_ctx] = tuple(floors)
-        return True
 
     # Bounds ----------------------------------------------------------------------------------------------------
 
@@ -195,7 +185,9 @@ class Search:
             why = f"at most {merits.decode:.1f} tokens/s, {request.min_tokens_per_s:g} are asked for"
             self.rejected.setdefault(what, why)
             return None
-        if not self._fits_disk(request, group.quant):
+        large = too_large_for_disk(request, self.tools, group.quant)
+        if large is not None:
+            self.rejected.setdefault(large.what, large.why)
             return None
         return key_of(
             request, merits, n_ctx=group.n_ctx if group.level >= _SIZED else space.contexts[-1],
@@ -254,22 +246,13 @@ class Search:
         """What weights and caches may take: usable memory less what is needed whatever the choice, and the least that
         compute buffers were seen to take."""
         capacities = capacities_for(request, self.tools)
-        floors = self._floor(group)
+        floors = self.floors.of(group)
         gpus = [capacities[name] for name in group.devices]
         return Rooms(
             gpus=tuple(c.usable_bytes - c.taken_bytes - floor for c, floor in zip(gpus, floors, strict=True)),
             host=capacities[HOST].usable_bytes - capacities[HOST].taken_bytes,
             shared=tuple(c.unified for c in gpus),
         )
-
-    def _floor(self, group: Group) -> tuple[int, ...]:
-        """Compute buffers grow with the context: what was seen at a shorter one holds."""
-        seen = self.floors.get(family_key(group), {})
-        found = [0] * len(group.devices)
-        for n_ctx, floors in seen.items():
-            if n_ctx <= group.n_ctx:
-                found = [max(a, b) for a, b in zip(found, floors, strict=True)]
-        return tuple(found)
 
     def _frame(self, group: Group) -> Frame:
         key = (group.quant, group.kv, group.n_parallel, group.n_ubatch, group.n_ctx)
@@ -293,16 +276,6 @@ class Search:
             known = self.paces[key] = tuple(1 / one if one else 1.0 for one in decode)
         return known
 
-    def _fits_disk(self, request: PlanRequest, quant: str) -> bool:
-        """Whether the file itself has room on the disk."""
-        rooms = [n for n in (request.max_disk_bytes, self.tools.free_disk_bytes) if n is not None]
-        need = self.tools.outline_of(quant).file_bytes
-        if not rooms or need <= min(rooms):
-            return True
-        why = f"its file takes {format_mib(need)} of disk, {format_mib(min(rooms))} may be used"
-        self.rejected.setdefault(quant, why)
-        return False
-
     # Results ---------------------------------------------------------------------------------------------------
 
     def _choice(self, request: PlanRequest, group: Group, key: Key) -> Choice:
@@ -313,15 +286,3 @@ class Search:
             advised=self.tools.objection(group.quant) is None, cache=cache_worth(*group.kv),
         )  # fmt: skip
         return Choice(setting=setting, needs=self.tools.memory_of(setting), merits=merits, key=key)
-
-    def _reject_family(self, request: PlanRequest, group: Group) -> None:
-        """Why a preset is not wholly on all GPUs, by weights and caches alone."""
-        if group.family is not Family.WHOLE or group.devices != self.tools.gpus:
-            return
-        capacities, frame = capacities_for(request, self.tools), self._frame(group)
-        need = frame.on_gpu(0, frame.outline.n_items, 0) + sum(capacities[name].taken_bytes for name in group.devices)
-        have = sum(capacities[name].usable_bytes for name in group.devices)
-        what = describe(replace(setting_of(group), n_gpu_layers=self.tools.n_layer + 1), self.tools.n_layer)
-        where = group.devices[0] if len(group.devices) == 1 else "the GPUs"
-        why = f"weights and cache alone take {format_mib(need)} of {where}, {format_mib(have)} may be used"
-        self.rejected.setdefault(what, why)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from quantplan.artifact.plan_file import Plan, PlannedDevice
 from quantplan.model.facts import LayerFacts, ModelFacts
+from quantplan.report.recommendation import rate
 from quantplan.units import MIB, format_size
 
 _WIDTH = 110
@@ -82,7 +83,7 @@ def _figures(plan: Plan, depth: int, numbers: Mapping[str, float]) -> list[Expla
     told = []
     for what, figure in (("decode", plan.decode_tokens_per_s), ("prompt", plan.prefill_tokens_per_s)):
         if figure is not None:
-            value = f"{figure.value:.3g} tokens/s ({figure.low:.3g} to {figure.high:.3g})"
+            value = f"{rate(figure.value)} tokens/s ({rate(figure.low)} to {rate(figure.high)})"
             told.append(Explained(what=what, value=value, how=f"at {plan.n_ctx_per_slot:,} tokens; {figure.origin}"))
     if plan.quality is not None and plan.quality.kld_mean is not None:
         told.append(Explained(what="quality", value=f"{plan.quality.kld_mean:.2g} nats a token",

@@ -21,6 +21,7 @@ class Alternative:
 
     plan: Plan
     trade: str
+    decode_per_s: float  # at the depth that all are compared at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Answer:
     host: HostFacts
     plan: Plan
     is_what: tuple[str, ...]
+    depth: int
     start: tuple[int, float] | None
     first_token: tuple[int, float] | None
     total_per_s: float | None
@@ -63,7 +65,7 @@ def recommendation_text(answer: Answer) -> str:
         *_bullets(answer.why),
     ]
     if answer.alternatives:
-        lines += ["", "Alternatives", *_alternatives(answer)]
+        lines += ["", f"Alternatives (speeds at {answer.depth:,} tokens of context)", *_alternatives(answer)]
     lines += answer.explained
     return "\n".join([*lines, "", "Command", f"  {shlex.join(plan.argv)}", "", f"Next: {answer.next}"])
 
@@ -101,8 +103,8 @@ def _speed(answer: Answer) -> list[str]:
         return ["  speed    not known for this host yet: a device's memory bandwidth is not known"]
     lines = []
     if decode is not None:
-        start = f"; {answer.start[1]:.3g} at {answer.start[0]:,}" if answer.start else ""
-        total = f"; {answer.total_per_s:.3g} from all slots together" if answer.total_per_s else ""
+        start = f"; {rate(answer.start[1])} at {answer.start[0]:,}" if answer.start else ""
+        total = f"; {rate(answer.total_per_s)} from all slots together" if answer.total_per_s else ""
         lines.append(f"  speed    {_range(decode)} tokens/s at {answer.plan.n_ctx_per_slot:,} tokens of context"
                      f"{start}{total}")  # fmt: skip
     if prefill is not None:
@@ -113,7 +115,12 @@ def _speed(answer: Answer) -> list[str]:
 
 
 def _range(figure: Figure) -> str:
-    return f"{figure.value:.3g} ({figure.low:.3g} to {figure.high:.3g})"
+    return f"{rate(figure.value)} ({rate(figure.low)} to {rate(figure.high)})"
+
+
+def rate(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _quality(quality: Quality | None, quant: str) -> str:
@@ -155,7 +162,7 @@ def _alternatives(answer: Answer) -> list[str]:
     rows = []
     for one in answer.alternatives:
         plan = one.plan
-        speed = f"{plan.decode_tokens_per_s.value:.3g} tokens/s" if plan.decode_tokens_per_s else "speed unknown"
+        speed = f"{rate(one.decode_per_s)} tokens/s" if one.decode_per_s else "speed unknown"
         total = sum(device.total_bytes for device in plan.memory) / GIB
         rows.append((plan.quant, f"{plan.n_ctx_per_slot:,} tokens", _where(plan, answer), speed, f"{total:.1f} GiB",
                      one.trade))  # fmt: skip
