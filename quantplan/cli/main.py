@@ -51,6 +51,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+STREAMS = frozenset({"serve", "monitor"})  # what prints a document a line does so on failure too
+
+
 class LazyGroup(click.Group):
     """Imports a command's module when that command runs: `quantplan --help` imports none."""
 
@@ -132,7 +135,8 @@ def _tell(error: QuantplanError, args: list[str]) -> int:
     if "--json" in args:
         from quantplan.report.document import failure, render
 
-        click.echo(render(failure(_command_name(args), error, hint=hint)))
+        name = _command_name(args)
+        click.echo(render(failure(name, error, hint=hint), one_line=name in STREAMS))
     click.echo(f"Error: {_printable(str(error))}", err=True)
     if hint:
         click.echo(f"Hint: {_printable(hint)}", err=True)

@@ -53,6 +53,7 @@ class Expected:
     template: str | None = None
     weight_bytes: int | None = None
     n_params: int | None = None
+    own_sampling: bool | None = None
     key: str | None = None
     public: bool = False
 
@@ -69,6 +70,7 @@ def expected_of(served: Served, *, key: str | None = None, public: bool = False)
         commit=served.build_commit, template=template if isinstance(template, str) else None,
         weight_bytes=sum(tensor.n_bytes for tensor in header.tensors) if header else None,
         n_params=_n_params(header) if header else None, key=key, public=public,
+        own_sampling=any(name.startswith("general.sampling.") for name in header.metadata) if header else None,
     )  # fmt: skip
 
 

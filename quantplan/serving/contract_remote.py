@@ -12,6 +12,11 @@ from quantplan.units import pad
 
 REMOTE = Tier.REMOTE
 CELLS_PAD = 256  # src/llama-context.cpp (0c1e570): a context is padded to 256
+# common/common.h, common_params_sampling (0c1e570)
+SAMPLING = {
+    "temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0, "dry_multiplier": 0.0, "mirostat": 0, "ignore_eos": 0,
+}  # fmt: skip
 QUESTION = "Hello"
 WRONG_KEY = "not-a-key-of-this-server"
 _N_ANSWER = 16
@@ -32,8 +37,8 @@ def remote_items(expected: Expected, door: Door) -> tuple[Item, ...]:
         *_model(expected, props, models),
         _build(expected, props),
         _template(expected, props),
-        *_companions(expected, props, slots),
-        _defaults(props),
+        *_companions(expected, props, slots, door.get("/lora-adapters")),
+        _defaults(expected, props),
         *_answers(expected, door),
         _limit(expected, door),
         _key(expected, door),
@@ -116,30 +121,35 @@ def _digest(template: str) -> str:
     return hashlib.sha256(template.rstrip("\n").encode()).hexdigest()[:16]
 
 
-def _companions(expected: Expected, props: Answer, slots: Answer) -> list[Item]:
-    """A projector shows in the modalities, adapters in the defaults of a request, a draft in the slots."""
+def _companions(expected: Expected, props: Answer, slots: Answer, adapters: Answer) -> list[Item]:
+    """A projector shows in the modalities, a draft in the slots, and adapters have an endpoint."""
     items, plan = [], expected.plan
     senses = props.at("modalities")
     if isinstance(senses, dict):
         items.append(compared("mmproj", REMOTE, planned=plan.mmproj is not None, found=any(senses.values()),
                               why="takes images or sound"))  # fmt: skip
-    adapters = props.at("default_generation_settings", "params", "lora")
-    if isinstance(adapters, list):
-        items.append(compared("lora", REMOTE, planned=0, found=len(adapters)))
+    if isinstance(adapters.body, list):
+        items.append(compared("lora", REMOTE, planned=0, found=len(adapters.body)))
     if isinstance(slots.body, list) and slots.body and "speculative" in slots.body[0]:
         items.append(compared("draft", REMOTE, planned=plan.draft is not None, found=slots.body[0]["speculative"],
                               why="speculates"))  # fmt: skip
     return items
 
 
-def _defaults(props: Answer) -> Item:
-    """What every request would get that does not say otherwise: a limit on answers cuts them off silently."""
-    params = props.at("default_generation_settings", "params")
+def _defaults(expected: Expected, props: Answer) -> Item:
+    """How every request is sampled that does not say otherwise: as the engine does untold, unless the model says it."""
+    name, params = "request defaults", props.at("default_generation_settings", "params")
     if not isinstance(params, dict):
-        return unseen("request defaults", REMOTE, f"/props answers {props.status}")
-    plain = {"n_predict": -1, "n_keep": 0, "ignore_eos": False}
-    found = {name: params[name] for name, value in plain.items() if params.get(name, value) != value}
-    return compared("request defaults", REMOTE, planned={}, found=found)
+        return unseen(name, REMOTE, f"/props answers {props.status}")
+    if expected.own_sampling is not False:
+        why = "the model file brings its own" if expected.own_sampling else "the model file is not at hand"
+        return unseen(name, REMOTE, why, required=False)
+    found = {key: params[key] for key, value in SAMPLING.items() if key in params and not _close(params[key], value)}
+    return compared(name, REMOTE, planned={key: SAMPLING[key] for key in found}, found=found)
+
+
+def _close(found: object, planned: float) -> bool:
+    return isinstance(found, (int, float)) and abs(found - planned) < 1e-6
 
 
 def _answers(expected: Expected, door: Door) -> list[Item]:

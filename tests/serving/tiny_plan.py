@@ -30,10 +30,9 @@ def bare_plan(**changes: Any) -> Plan:
 def planned(model: Path, *, sha256: str | None = None, **changes: Any) -> Plan:
     """A plan of the bundled model for this host, with its memory as estimated for it."""
     host = detect_host()
-    threads = min(2, host.cpu.n_threads)
     plan = bare_plan(
-        source={"repo": None, "revision": None, "file": model.name, "sha256": sha256}, threads=threads,
-        threads_batch=threads, host_fingerprint=host.fingerprint,
+        source={"repo": None, "revision": None, "file": model.name, "sha256": sha256},
+        host_fingerprint=host.fingerprint,
     )  # fmt: skip
     plan = replace(plan, **changes)
     ctx = ContextParams(
