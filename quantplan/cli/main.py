@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("quantplan.cli.compare", "Artifacts of one source side by side: size, quality, speed, memory."),
     "history": ("quantplan.cli.history", "What was built and measured here, and what became worse since it passed."),
     "report": ("quantplan.cli.report", "Results for a CI: JUnit XML, SARIF, annotations, Markdown."),
+    "gate": ("quantplan.cli.gate", "Measure a quantization against its 16-bit source: pass, fail or inconclusive."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
     "doctor": (
