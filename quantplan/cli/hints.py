@@ -68,6 +68,11 @@ def _ambiguous_gpu(error: errors.QuantplanError) -> str:
     return f"name one of them, as in: --hardware {error.candidates[-1]}"
 
 
+def _key_file(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.KeyExposed)
+    return f"chmod 600 {error.path}, and change the key: others may have it"
+
+
 def _unknown_gpu(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.UnknownGpu)
     if error.near:
@@ -113,6 +118,15 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
         "quantplan toolchain status shows the pinned build and what it converts; to let "
         "estimate ask the converter itself: quantplan toolchain install --converter",
     ),
+    (errors.NotEnoughNow, "stop one of them, or plan for what is free: quantplan recommend MODEL"),
+    (errors.OtherHost, "plan for this machine: quantplan recommend MODEL; to serve it here all the same: --any-host"),
+    (errors.KeyExposed, _key_file),
+    (
+        errors.PublicWithoutKey,
+        "--public --api-key-file FILE (the file is made when it is not there), or leave out --host",
+    ),
+    (errors.KeepsCrashing, "its last lines say why; quantplan doctor looks at the machine"),
+    (errors.ServerUnreachable, "check the address; quantplan serve ARTIFACT starts one and prints it"),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),

@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
     "load": ("quantplan.cli.load", "Load a running server as planned and hold it to the plan."),
     "batch": ("quantplan.cli.batch", "Answer a file of requests, resumable, results in order."),
+    "verify-serving": (
+        "quantplan.cli.verify_serving",
+        "Is what runs what was planned? From its process, or over HTTP.",
+    ),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
     "doctor": (
         "quantplan.cli.doctor",
@@ -31,6 +35,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "monitor": ("quantplan.cli.monitor", "Memory, temperature, power and swap while a model serves."),
     "toolchain": ("quantplan.cli.toolchain", "Find or build the llama.cpp tools, and test that they work here."),
 }
+
+
+STREAMS = frozenset({"serve", "monitor"})  # what prints a document a line does so on failure too
 
 
 class LazyGroup(click.Group):
@@ -114,7 +121,8 @@ def _tell(error: QuantplanError, args: list[str]) -> int:
     if "--json" in args:
         from quantplan.report.document import failure, render
 
-        click.echo(render(failure(_command_name(args), error, hint=hint)))
+        name = _command_name(args)
+        click.echo(render(failure(name, error, hint=hint), one_line=name in STREAMS))
     click.echo(f"Error: {_printable(str(error))}", err=True)
     if hint:
         click.echo(f"Hint: {_printable(hint)}", err=True)

@@ -116,6 +116,7 @@ class ServerSettings:
     numa: str | None = None
     cpu_range: str | None = None
     mmproj: Path | None = None
+    draft: Path | None = None
     api_key_file: Path | None = None
     log_verbosity: int = 3
 
@@ -172,6 +173,9 @@ def _optional(settings: ServerSettings) -> tuple[str, ...]:
         ("--numa", settings.numa or ""),
         ("--cpu-range", settings.cpu_range or ""),
         ("--mmproj", str(settings.mmproj) if settings.mmproj else ""),
+        # a draft model alone is loaded and never asked: the kind of drafting has to be named (common/arg.cpp, 0c1e570)
+        ("--model-draft", str(settings.draft) if settings.draft else ""),
+        ("--spec-type", "draft-simple" if settings.draft else ""),
         ("--api-key-file", str(settings.api_key_file) if settings.api_key_file else ""),
     )
     return tuple(word for flag, value in pairs if value for word in (flag, value))

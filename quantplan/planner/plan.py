@@ -154,6 +154,7 @@ def server_settings(
         numa=plan.numa,
         cpu_range=plan.cpu_range,
         mmproj=Path(plan.mmproj) if plan.mmproj else None,
+        draft=Path(plan.draft) if plan.draft else None,
         api_key_file=api_key_file,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import subprocess
@@ -14,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from quantplan.artifact.store import Artifact, check_files, gate_objection
-from quantplan.errors import BadArtifact, PortInUse, QuantplanError, ToolFailed
+from quantplan.errors import PortInUse, QuantplanError, ToolFailed
 from quantplan.llama import commands
 from quantplan.llama.process import start_tool, stop_tool
 from quantplan.llama.types import Toolchain
+from quantplan.serving.runtimes import url_of
 
 _POLL_S = 0.1
 _STOP_GRACE_S = 10.0
@@ -34,20 +35,6 @@ class NotReady(QuantplanError):
         said = "".join(f"\n  | {line}" for line in last_lines)
         super().__init__(f"llama-server was not ready after {seconds:.0f} s{said}")
         self.seconds, self.last_lines = seconds, last_lines
-
-
-def admit(artifact: Artifact, *, allow_unvalidated: bool, say: Say) -> None:
-    """Only what was validated is served: hashes first, then the newest gate result.
-
-    Raises BadArtifact. With the override a missing pass is said in the log; a changed file is refused all the same.
-    """
-    check_files(artifact)
-    objection = gate_objection(artifact)
-    if objection is None:
-        return
-    if not allow_unvalidated:
-        raise BadArtifact(path=artifact.folder, why=objection)
-    say(f"WARNING: serving an artifact that is not validated, as asked: {objection}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +73,7 @@ def running_server(
     last: deque[str] = deque(maxlen=_LAST_LINES)
     reader = threading.Thread(target=_pass_on, args=(child, last, log), name="server-log", daemon=True)
     reader.start()
-    url = f"http://{settings.host}:{settings.port}"
+    url = url_of(settings.host, settings.port)
     try:
         _wait_healthy(child, url, last, timeout_s=timeout_s)
         yield Running(url=url, argv=argv, child=child, ready_s=time.monotonic() - started)
@@ -120,22 +107,27 @@ def _wait_healthy(child: subprocess.Popen[bytes], url: str, last: deque[str], *,
 
 def healthy(url: str) -> bool:
     """Whether /health answers 200: 503 while the model loads."""
+    return answers(f"{url}/health")
+
+
+def answers(address: str, *, key: str | None = None) -> bool:
+    """Whether an address answers 200 within five seconds."""
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):
         return False
 
 
-def chat(url: str, message: str, *, max_tokens: int, timeout_s: float = 120.0) -> str:
+def chat(url: str, message: str, *, max_tokens: int, key: str | None = None, timeout_s: float = 120.0) -> str:
     """One greedy answer through the model's chat template: the plainest proof that the served model answers.
 
     Raises ToolFailed with the server's words when it refuses.
     """
     told = {"messages": [{"role": "user", "content": message}], "max_tokens": max_tokens, "temperature": 0}
-    request = urllib.request.Request(
-        f"{url}/v1/chat/completions", json.dumps(told).encode(), {"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(told).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return str(json.loads(answer.read())["choices"][0]["message"]["content"])

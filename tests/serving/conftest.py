@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from serving.openai_clients import node_modules
+from serving.tiny_plan import planned
 
 from quantplan.artifact.plan_file import write_plan
 from quantplan.artifact.receipt import Receipt, entry_of, write_receipt
@@ -17,8 +19,6 @@ from quantplan.llama import commands
 from quantplan.llama.process import run_tool
 from quantplan.llama.types import Toolchain
 from quantplan.places import data_file
-from serving.openai_clients import node_modules
-from serving.tiny_plan import planned
 
 __all__ = ["node_modules"]
 NAME = "quantplan-tiny-Q4_K_M"
@@ -59,7 +59,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, quantized: Callable[[str], Pa
     model = folder / f"{NAME}.gguf"
     shutil.copyfile(quantized("Q4_K_M"), model)
     file = entry_of(model)
-    tools = {"llama.cpp": {"commit": "0c1e570"}}
+    tools = {"tool": "llama.cpp", "commit": "0c1e570"}
     write_receipt(folder, Receipt(files=(file,), quant="Q4_K_M", source={}, tools=tools, steps=(), texts=()))
     result = Result(artifact_sha256=file.sha256, policy="default", verdict=Verdict.PASS, metrics=(), tool={}, host={})
     write_result(folder, "gate", result)

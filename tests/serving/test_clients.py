@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from serving.openai_clients import ClientUrl, check_all_clients
+from serving.tiny_plan import free_port
 
 from quantplan.artifact.plan_file import read_plan
 from quantplan.artifact.store import Artifact
@@ -12,8 +14,6 @@ from quantplan.llama.toolchain import unified_per_slot
 from quantplan.llama.types import Toolchain
 from quantplan.planner.plan import server_settings
 from quantplan.serving.launch import running_server
-from serving.openai_clients import ClientUrl, check_all_clients
-from serving.tiny_plan import free_port
 
 pytestmark = [pytest.mark.tools, pytest.mark.build, pytest.mark.clients]
 

@@ -6,15 +6,17 @@ import socket
 from pathlib import Path
 
 import pytest
+from serving.tiny_plan import bare_plan
 
 from quantplan.artifact.receipt import Receipt, entry_of, write_receipt
 from quantplan.artifact.results import Result, Verdict, write_result
-from quantplan.artifact.store import Artifact, find_artifact
+from quantplan.artifact.store import find_artifact
 from quantplan.errors import BadArtifact, PortInUse
-from quantplan.serving.launch import admit, check_port, healthy
+from quantplan.serving.launch import check_port, healthy
+from quantplan.serving.source import Served, admit
 
 
-def artifact(folder: Path, verdict: Verdict | None) -> Artifact:
+def artifact(folder: Path, verdict: Verdict | None) -> Served:
     folder.mkdir()
     (folder / "m.gguf").write_bytes(b"GGUF")
     file = entry_of(folder / "m.gguf")
@@ -22,7 +24,7 @@ def artifact(folder: Path, verdict: Verdict | None) -> Artifact:
     if verdict:
         result = Result(artifact_sha256=file.sha256, policy=None, verdict=verdict, metrics=(), tool={}, host={})
         write_result(folder, "gate", result)
-    return find_artifact(folder)
+    return Served(model=folder / "m.gguf", plan=bare_plan(), artifact=find_artifact(folder))
 
 
 def test_a_pass_is_admitted(tmp_path: Path) -> None:

@@ -14,18 +14,25 @@ from quantplan.memory.placement import ContextParams, Placement
 from quantplan.model.read import read_model
 
 
+def bare_plan(**changes: Any) -> Plan:
+    """A plan of the bundled model without memory figures and without a host."""
+    plan = Plan(
+        model="quantplan-tiny", quant="Q4_K_M", source={"repo": None, "revision": None, "file": None, "sha256": None},
+        runtime="llama-server", n_ctx_per_slot=1024, n_parallel=2, kv_unified=True, type_k="f16", type_v="f16",
+        flash_attn="on", n_batch=512, n_ubatch=512, n_gpu_layers=0, tensor_split=(), n_cpu_moe=0, override_tensor=(),
+        threads=1, threads_batch=1, numa=None, cpu_range=None, cache_ram_bytes=0, load_mode="mmap", mmproj=None,
+        draft=None, memory=(), decode_tokens_per_s=None, prefill_tokens_per_s=None, quality=None, margin=(), argv=(),
+        host_fingerprint=None, made_at="2026-11-22T00:00:00Z",
+    )  # fmt: skip
+    return replace(plan, **changes)
+
+
 def planned(model: Path, *, sha256: str | None = None, **changes: Any) -> Plan:
     """A plan of the bundled model for this host, with its memory as estimated for it."""
     host = detect_host()
-    plan = Plan(
-        model="quantplan-tiny", quant="Q4_K_M",
-        source={"repo": None, "revision": None, "file": model.name, "sha256": sha256}, runtime="llama-server",
-        n_ctx_per_slot=1024, n_parallel=2, kv_unified=True, type_k="f16", type_v="f16", flash_attn="on",
-        n_batch=512, n_ubatch=512, n_gpu_layers=0, tensor_split=(), n_cpu_moe=0, override_tensor=(),
-        threads=min(2, host.cpu.n_threads), threads_batch=min(2, host.cpu.n_threads), numa=None, cpu_range=None,
-        cache_ram_bytes=0, load_mode="mmap", mmproj=None, draft=None, memory=(), decode_tokens_per_s=None,
-        prefill_tokens_per_s=None, quality=None, margin=(), argv=(), host_fingerprint=host.fingerprint,
-        made_at="2026-11-22T00:00:00Z",
+    plan = bare_plan(
+        source={"repo": None, "revision": None, "file": model.name, "sha256": sha256},
+        host_fingerprint=host.fingerprint,
     )  # fmt: skip
     plan = replace(plan, **changes)
     ctx = ContextParams(
