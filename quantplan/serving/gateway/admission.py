@@ -34,7 +34,7 @@ class Door:
         self._mean_s: float | None = None
         rate = limits.requests_per_s
         self._bucket = TokenBucket(per_s=rate, burst=limits.burst, now=clock()) if rate else None
-        self._seconds_at: Counter[int] = Counter()  # places asked for -> milliseconds
+        self._ms_at: Counter[int] = Counter()  # places asked for -> milliseconds
         self._changed = clock()
 
     async def enter(self, key: str, places: int, *, key_in_flight: int | None) -> Ticket:
@@ -67,11 +67,10 @@ class Door:
         except asyncio.CancelledError:
             if ticket.since is not None:  # its turn came while its client left
                 self.leave(ticket)
-            else:
+            elif (ticket, turn) in self._queue:
                 self._account()
                 self._queue.remove((ticket, turn))
-                self.waiting -= ticket.places
-                self._forget(ticket)
+                self._drop(ticket)
                 self._advance()
             raise
 
@@ -93,7 +92,7 @@ class Door:
     def demand_seconds(self) -> dict[int, float]:
         """For how long so many places were asked for at once, while any was."""
         self._account()
-        return {places: ms / 1000 for places, ms in self._seconds_at.items()}
+        return {places: ms / 1000 for places, ms in self._ms_at.items()}
 
     def _fits(self, places: int) -> bool:
         # one request wider than a lowered limit still runs, alone
@@ -106,9 +105,16 @@ class Door:
     def _advance(self) -> None:
         while self._queue and self._fits(self._queue[0][0].places):
             ticket, turn = self._queue.popleft()
+            if turn.cancelled():  # its client has left, and its task has not run since
+                self._drop(ticket)
+                continue
             self.waiting -= ticket.places
             self._start(ticket)
             turn.set_result(None)
+
+    def _drop(self, ticket: Ticket) -> None:
+        self.waiting -= ticket.places
+        self._forget(ticket)
 
     def _forget(self, ticket: Ticket) -> None:
         self._by_key[ticket.key] -= ticket.places
@@ -120,6 +126,7 @@ class Door:
 
     def _account(self) -> None:
         now = self._clock()
-        if asked := self.running + self.waiting:
-            self._seconds_at[asked] += round((now - self._changed) * 1000)
+        asked, passed_ms = self.running + self.waiting, round((now - self._changed) * 1000)
+        if asked and passed_ms:
+            self._ms_at[asked] += passed_ms
         self._changed = now

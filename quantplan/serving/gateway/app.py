@@ -153,6 +153,10 @@ async def _told(_request: Request, error: Exception) -> Response:
     return _respond(error)
 
 
+async def _broken(_request: Request, _error: Exception) -> Response:
+    return _respond(Refusal(500, "internal_error", "the gateway failed at this request; its log says how"))
+
+
 def _respond(refusal: Refusal) -> Response:
     from starlette.responses import Response
 

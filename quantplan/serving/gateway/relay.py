@@ -156,12 +156,17 @@ class Relay:
         piece = await answer.piece(SILENCE_S)
         await send({"type": "http.response.start", "status": answer.status, "headers": kept})
         visit.headers_sent, visit.first_at = True, time.monotonic()
+        torn = b""  # the beginning of an event whose end has not come: an engine that ends there leaves no half one
         while piece:
             visit.n_events += piece.count(b"data: ")
             visit.tail.append(piece)
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if torn or not piece.endswith(b"\n\n"):
+                whole, end, torn = (torn + piece).rpartition(b"\n\n")
+                piece = whole + end
+            if piece:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
             piece = await answer.piece(SILENCE_S)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": torn, "more_body": False})
 
     def _count(self, visit: Visit, served: Served) -> None:
         assert visit.key is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -26,14 +25,16 @@ class Engine:
     port: int
     pid: int
     plan: Plan
+    lines: list[str]  # its log as it comes
 
 
 @pytest.fixture(scope="session")
 def engine(tiny: Artifact, toolchain: Toolchain) -> Iterator[Engine]:
     plan = read_plan(tiny.folder / "plan.json")
     settings = server_settings(plan, model=tiny.model, port=free_port())
-    with running_server(toolchain, settings, unified_per_slot=unified_per_slot(toolchain), log=_drop) as running:
-        yield Engine(url=running.url, port=settings.port, pid=running.child.pid, plan=plan)
+    lines: list[str] = []
+    with running_server(toolchain, settings, unified_per_slot=unified_per_slot(toolchain), log=lines.append) as running:
+        yield Engine(url=running.url, port=settings.port, pid=running.child.pid, plan=plan, lines=lines)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,3 @@ def door(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
     """A gateway without keys."""
     with front_door(tmp_path_factory.mktemp("door"), {"quantplan-tiny": engine.plan}, engine_port=engine.port) as found:
         yield found
-
-
-def _drop(_line: str) -> None:
-    pass
