@@ -243,11 +243,13 @@ def table(path: Path) -> dict[str, Any]:
     inner = within_models(kin)
     known, new = quantile(kin, 0.8) / 1.2816, quantile(by_family, 0.8) / 1.2816
     factor, power, ppl_error, n_ppl = perplexity(path)
+    smallest = float(round(REFERENCE * math.exp(min(log_size(row.model) for row in rows))))
     return {
         "schema": "quantplan/quality-prior/1",
         "source": "published measurements, 2023 to 2026 (docs/quality.md)",
         "model": {
-            "reference_size": REFERENCE, "exponent": round(fitted.exponent, 4), "routing_floor": round(fitted.floor, 5),
+            "reference_size": REFERENCE, "smallest_size": smallest,
+            "exponent": round(fitted.exponent, 4), "routing_floor": round(fitted.floor, 5),
             "ppl_factor": round(factor, 4), "ppl_power": round(power, 4), "sd_recipe": round(inner, 4),
             "sd_known_family": round(math.sqrt(max(known**2 - inner**2, 0.01)), 4),
             "sd_new_family": round(math.sqrt(max(new**2 - inner**2, 0.01)), 4),

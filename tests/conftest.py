@@ -48,6 +48,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"  skipped: {nodeid}", red=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests build and gate is not recorded in the history of who runs them."""
+    os.environ["QUANTPLAN_STATE"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def toolchain():  # type: ignore[no-untyped-def]
     """The llama.cpp tools of this host."""

@@ -72,7 +72,7 @@ def record_artifact(folder: Path, *, store: Path | None = None) -> str | None:
         with writing(store or store_file()) as connection:
             _add_artifact(connection, recorded, receipt)
             for path, result in found:
-                kind, made_at = _from_name(path.name, result)
+                kind, made_at = kind_and_time(path.name, result)
                 _add_result(connection, result, kind, made_at, recorded.model, recorded.quant)
     except (HistoryUnreadable, BadArtifact, OSError) as error:
         return f"not recorded in the history: {error}"
@@ -85,7 +85,8 @@ def record_result(
     """Adds one result of a model that has no artifact folder. Returns why it could not, or None."""
     try:
         with writing(store or store_file()) as connection:
-            _add_result(connection, result, result.kind or kind, result.made_at or _now(), model, quant)
+            made_at = whole_time(result.made_at) if result.made_at else _now()
+            _add_result(connection, result, result.kind or kind, made_at, model, quant)
     except (HistoryUnreadable, OSError) as error:
         return f"not recorded in the history: {error}"
     return None
@@ -192,16 +193,22 @@ def _size_of(gguf: Path) -> tuple[str | None, int | None, int | None]:
     return facts.arch, facts.parameters, facts.active_parameters
 
 
-def _from_name(name: str, result: Result) -> tuple[str, str]:
-    """Kind and time of a result file; the name says both where the result itself does not."""
+def kind_and_time(name: str, result: Result) -> tuple[str, str]:
+    """Kind and time (UTC, microseconds) of a result file; its name says both where the result does not."""
     found = _STAMP.fullmatch(name)
     kind = result.kind or (found["kind"] if found else name.partition("-")[0].removesuffix(".json"))
     if result.made_at:
-        return kind, result.made_at
+        return kind, whole_time(result.made_at)
     if found is None:
         return kind, _now()
     year, month, day, hour, minute, second, fraction = found.groups()[1:]
-    return kind, f"{year}-{month}-{day}T{hour}:{minute}:{second}{fraction or ''}Z"
+    return kind, whole_time(f"{year}-{month}-{day}T{hour}:{minute}:{second}{fraction or ''}Z")
+
+
+def whole_time(told: str) -> str:
+    """The same time with microseconds, so that times sort as text."""
+    head, dot, fraction = told.removesuffix("Z").partition(".")
+    return f"{head}.{(fraction if dot else '').ljust(6, '0')}Z"
 
 
 def _add_artifact(connection: sqlite3.Connection, one: Recorded, receipt: Receipt) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from quantplan.artifact.history import Entry
 from quantplan.artifact.results import Metric, Verdict
 
-BOUND = 2.0  # standard errors of the difference
+BOUND = 3.5  # standard errors of the difference: some 30 metrics a gate, fewer than 1 % of gates wrong by chance
 UNMEASURED_NOISE = 0.05  # share of the old value that a metric without a standard error may be off
 
 
@@ -59,24 +59,27 @@ def _between(before: Entry, after: Entry) -> list[Regression]:
 
 
 def worse(before: Metric, after: Metric) -> str | None:
-    """Why `after` is worse beyond its noise, or None: two standard errors of the difference, or 5 % of the old value
+    """Why `after` is worse beyond its noise, or None: 3.5 standard errors of the difference, or 5 % of the old value
     where a metric has none."""
-    if before.value is None or after.value is None:
+    sign = better_side(after)
+    if sign is None or before.value is None or after.value is None:
         return None
-    sign = -1.0 if higher_is_better(after) else 1.0
-    change = sign * (after.value - before.value)
     noise = _noise(before, after)
-    if not change > noise:
+    if not sign * (before.value - after.value) > noise:
         return None
-    how = "fell" if sign < 0 else "rose"
+    how = "fell" if sign > 0 else "rose"
     return f"{how} from {before.value:.5g} to {after.value:.5g}, more than its noise of {noise:.2g}"
 
 
-def higher_is_better(metric: Metric) -> bool:
-    """By the side of its limit; without one by its name: rates and agreement are better when higher."""
+def better_side(metric: Metric) -> int | None:
+    """1 where higher is better, -1 where lower is, None where neither says anything (the reference's perplexity).
+    By the side of its limit; without one by its name."""
     if metric.limit_is is not None:
-        return metric.limit_is == "min"
-    return metric.name.endswith(("_per_s", "same_top", "accuracy"))
+        return 1 if metric.limit_is == "min" else -1
+    if metric.name.endswith(("_per_s", "same_top", "accuracy", "_parity")):
+        return 1
+    lower = metric.name.startswith(("kld_", "ppl_ratio", "rms_")) or metric.name.endswith(("_s", "_bytes", "_ms"))
+    return -1 if lower else None
 
 
 def _noise(before: Metric, after: Metric) -> float:

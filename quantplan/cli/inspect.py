@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantplan.cli.options import emit, json_option
+from quantplan.cli.options import emit, json_option, save_tables, table_options
 
 if TYPE_CHECKING:
     from quantplan.model.facts import ModelFacts
@@ -17,20 +18,24 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--tensors", is_flag=True, help="List every tensor with its shape and type.")
 @click.option("--verify", is_flag=True, help="Ask llama-quantize for every preset, on a file without weights.")
+@table_options
 @json_option
-def command(model: str, tensors: bool, verify: bool, as_json: bool) -> int:
+def command(
+    model: str, tensors: bool, verify: bool, csv_file: Path | None, parquet_file: Path | None, as_json: bool
+) -> int:
     """What MODEL is, and its exact size at every preset, before anything is downloaded.
 
     MODEL is a GGUF, a Hugging Face folder or config.json, org/name on the hub, or a catalog name.
     """
-    from quantplan.report.inspection import inspection, inspection_text, sizes
+    from quantplan.report.inspection import inspection, inspection_text, size_rows, sizes
 
     facts, header, vision = _read(model)
     data: dict[str, Any] = inspection(facts, sizes(facts, header), tensors=tensors, vision=vision)
-    text = inspection_text(facts, data)
+    csv = save_tables(size_rows(data), csv_file=csv_file, parquet_file=parquet_file)
+    text = csv or inspection_text(facts, data)
     if verify:
         data["differences"] = _verify(facts)
-        text += "\n\n" + _verified_text(data["differences"], len(data["sizes"]))
+        text += "" if csv else "\n\n" + _verified_text(data["differences"], len(data["sizes"]))
     ok = not data.get("differences")
     emit("inspect", data, as_json=as_json, text=text, warnings=facts.warnings, ok=ok)
     return 0 if ok else 4

@@ -50,6 +50,7 @@ class QualityTable:
     """data/quality_prior.json. The sd_ are of log KLD, from models left out of the fit."""
 
     reference_size: float
+    smallest_size: float  # of the models in the fit
     exponent: float
     routing_floor: float
     recipes: Mapping[tuple[str, bool], Recipe]
@@ -102,7 +103,8 @@ def expected_quality(
     measured: Sequence[OwnMeasurement] = (),
 ) -> Quality | None:
     """Mean KL divergence (nats a token) and perplexity ratio against 16 bit; low and high of the KLD enclose four
-    models of five. None when nothing is known of the preset.
+    models of five. None when nothing is known of the preset, or of models so small (under half of the smallest in
+    the fit) and none was measured here.
 
     `family` is `family_of`'s answer. `with_imatrix` None: only where the preset cannot be made without. `measured`
     are our own: of this very preset and model they are the answer, others shift the expectation and narrow it.
@@ -114,7 +116,7 @@ def expected_quality(
         why = f"measured here on this model, {own.made_at}"
         return Quality(kld_mean=own.kld_mean, ppl_ratio=own.ppl_ratio, low=own.low, high=own.high, origin=why)
     recipe = recipe_of(quant, table, with_imatrix=with_imatrix)
-    if recipe is None:
+    if recipe is None or (_size(n_params, n_active) < table.smallest_size / 2 and not measured):
         return None
     model = _model(table, n_params, n_active, family, arch)
     shift, sd, n_own = _shift(recipe, model, table, measured, (family, arch))
@@ -158,13 +160,17 @@ def _is(own: OwnMeasurement, quant: str, with_imatrix: bool | None) -> bool:
 def _model(table: QualityTable, n_params: int, n_active: int | None, family: str | None, arch: str | None) -> _Model:
     known = next((f for f in table.families if f.name == family), None)
     known = known or next((f for f in table.families if arch in f.archs), None)
-    size = math.sqrt(n_params * (n_active or n_params))
+    log_size = math.log(_size(n_params, n_active) / table.reference_size)
     return _Model(
-        term=table.exponent * math.log(size / table.reference_size) + (known.offset if known else 0.0),
+        term=table.exponent * log_size + (known.offset if known else 0.0),
         floor=table.routing_floor if n_active is not None and n_active < 0.9 * n_params else 0.0,
         sd=table.sd_known_family if known else table.sd_new_family,
         family=known.name if known else None,
     )
+
+
+def _size(n_params: int, n_active: int | None) -> float:
+    return math.sqrt(n_params * (n_active or n_params))
 
 
 def _kld(recipe: Recipe, model: _Model, shift: float) -> float:

@@ -69,19 +69,17 @@ def _section(one: Checked) -> list[str]:
 
 
 def _check_row(check: Check) -> str:
-    told = f"{check.message} {check.help}" if check.help else check.message
     sign = (
         _SIGNS[check.verdict]
         if check.verdict is not Verdict.PASS or not check.severity
         else "⚠️ " + check.severity.value
     )
-    return f"| {cell(check.title)} | {sign} | {cell(told)} |"
+    return f"| {cell(check.title)} | {sign} | {cell(check.words)} |"
 
 
 def _finding_line(check: Check) -> str:
     where = f" {cell(check.file)}{f':{check.line}' if check.line else ''}" if check.file else ""
-    told = f"{check.message} {check.help}" if check.help else check.message
-    return f"- **{(check.severity or Severity.NOTE).value}** {cell(check.rule)}{where}: {cell(told)}"
+    return f"- **{(check.severity or Severity.NOTE).value}** {cell(check.rule)}{where}: {cell(check.words)}"
 
 
 def cell(text: str) -> str:

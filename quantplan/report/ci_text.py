@@ -23,6 +23,5 @@ def ci_text(verdict: str, checks: Sequence[Check]) -> str:
 
 
 def _line(check: Check) -> str:
-    told = f"{check.message}. {check.help}" if check.help else check.message
     word = check.verdict.value if check.verdict is not Verdict.PASS else (check.severity or check.verdict).value
-    return f"{check.artifact}: {check.title}: {word}: {told}"
+    return f"{check.artifact}: {check.title}: {word}: {check.words}"

@@ -74,6 +74,13 @@ def inspection(
     return data
 
 
+def size_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """data.sizes as flat rows, a preset each; those that the model refuses are left out."""
+    kept = ("tensor_bytes", "file_bytes", "bits_per_weight", "needs_imatrix")
+    rows = ((name, sizes) for name, sizes in data["sizes"].items() if sizes)
+    return [{"model": data["id"], "preset": name, **{key: sizes[key] for key in kept}} for name, sizes in rows]
+
+
 def inspection_text(facts: ModelFacts, data: Mapping[str, Any]) -> str:
     """The same for reading: facts, then a row a preset, smallest first."""
     lines = [*_facts_lines(facts, data), "", f"{'preset':<10} {'size':>10} {'bits/w':>7}  types"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -126,3 +128,11 @@ def test_a_refused_quantization_says_what_to_do(tmp_path: Path) -> None:
         "Error: the pinned converter does not read checkpoints quantized with awq\n"
         "Hint: name the checkpoint it was quantized from, or a GGUF of it\n"
     )
+
+
+def test_the_sizes_as_csv() -> None:
+    done = run("Qwen/Qwen3-8B", "--csv", "-")
+    rows = {row["preset"]: row for row in csv.DictReader(io.StringIO(done.stdout))}
+    assert (done.returncode, rows["Q4_K_M"]["model"]) == (0, "Qwen/Qwen3-8B")
+    assert int(rows["Q8_0"]["tensor_bytes"]) > int(rows["Q4_K_M"]["tensor_bytes"]) > 4_000_000_000
+    assert (rows["IQ1_S"]["needs_imatrix"], rows["Q4_K_M"]["needs_imatrix"]) == ("True", "False")

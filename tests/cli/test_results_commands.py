@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quantplan.artifact.receipt import FileEntry, Receipt, write_receipt
+from quantplan.artifact.receipt import Receipt, entry_of, sha256_of, write_receipt
 from quantplan.artifact.results import Metric, Result, Verdict, write_result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,21 +30,21 @@ def run(*words: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProces
 def artifact(
     folder: Path, quant: str, verdict: Verdict, kld: float, *, model: str = "toy", made_at: str | None = None
 ) -> Path:
-    """An artifact folder with one gate result; its GGUF is a few bytes that nobody reads."""
+    """An artifact folder with one gate result; its GGUF is a hole that nobody reads as a model."""
     own = folder / f"{model}-{quant}"
-    sha256 = f"{len(quant) + int(1000 * kld):064x}"
+    name = f"{model}-{quant}.gguf"
     if not own.exists():
         own.mkdir(parents=True)
-        name = f"{model}-{quant}.gguf"
-        (own / name).write_bytes(b"GGUF")
+        (own / name).write_bytes(bytes(int(1e6 / (1 + kld))))
         weights = {"name": "model.safetensors", "sha256": f"{len(model):064x}", "bytes": 1}
         source = {"repo": None, "revision": None, "name": model, "files": [weights]}
-        file = FileEntry(name=name, sha256=sha256, bytes=int(1e6 / (1 + kld)))
-        write_receipt(own, Receipt(files=(file,), quant=quant, source=source, tools={}, steps=(), texts=()))
+        write_receipt(
+            own, Receipt(files=(entry_of(own / name),), quant=quant, source=source, tools={}, steps=(), texts=())
+        )
     metric = Metric(name="kld_mean", corpus="prose", value=kld, se=0.001, low=kld - 0.002, high=kld + 0.002,
                     limit=0.05, n=5100)  # fmt: skip
     extra: dict[str, Any] = {"made_at": made_at} if made_at else {}
-    result = Result(artifact_sha256=sha256, policy="standard", verdict=verdict, metrics=(metric,),
+    result = Result(artifact_sha256=sha256_of(own / name), policy="standard", verdict=verdict, metrics=(metric,),
                     tool={"version": "b1"}, host={}, **extra)  # fmt: skip
     write_result(own, "gate", result)
     return own
@@ -89,7 +89,7 @@ def test_a_regression_is_told_and_checked(two: Path) -> None:
     assert done.returncode == 4
     assert done.stdout.splitlines()[-2:] == [
         "Worse than the last that passed",
-        "  toy Q8_0 gate kld_mean on prose: rose from 0.002 to 0.011, more than its noise of 0.0028 "
+        "  toy Q8_0 gate kld_mean on prose: rose from 0.002 to 0.011, more than its noise of 0.0049 "
         "(passed 2026-11-01)",
     ]
     told = json.loads(run("history", "--check", "--json", cwd=two).stdout)
@@ -157,6 +157,38 @@ def test_what_was_never_measured_is_no_pass(two: Path) -> None:
     done = run("report", "art/toy-Q8_0", "--kind", "scan", cwd=two)
     assert done.returncode == 5
     assert done.stdout == "toy-Q8_0: verdict: unmeasured: no scan result was found\n0 of 1 checks passed: unmeasured\n"
+
+
+def test_a_changed_file_fails_whatever_its_results_say(two: Path) -> None:
+    file = two / "art" / "toy-Q8_0" / "toy-Q8_0.gguf"
+    data = bytearray(file.read_bytes())
+    data[500_000] ^= 1
+    file.write_bytes(data)
+    done = run("report", "art/toy-Q8_0", cwd=two)
+    assert done.returncode == 4
+    assert done.stdout.startswith("toy-Q8_0: gate/changed-file: fail: sha256 is ")
+
+
+def test_a_committed_receipt_without_its_file_is_reported_by_its_results(two: Path) -> None:
+    (two / "art" / "toy-Q8_0" / "toy-Q8_0.gguf").unlink()
+    done = run("report", "art/toy-Q8_0/artifact.json", cwd=two)
+    assert (done.returncode, done.stdout) == (0, "1 of 1 checks passed: pass\n")
+
+
+@pytest.mark.parametrize(
+    ("since", "status"), [("2026-11-01T10:00:00Z", 0), ("2026-11-01T10:00:00.5Z", 1), ("2026-11-02T00:00:00Z", 1)]
+)
+def test_an_old_result_does_not_speak_for_a_new_gate(two: Path, since: str, status: int) -> None:
+    done = run("report", "art/toy-Q8_0", "--since", since, cwd=two)
+    assert done.returncode == status
+    if status:
+        assert f"verdict: error: no gate result since {since}: it could not be measured\n" in done.stdout
+
+
+def test_a_time_that_is_none_is_refused(two: Path) -> None:
+    done = run("report", "art/toy-Q8_0", "--since", "yesterday", cwd=two)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: time 'yesterday' is not like 2026-11-22T01:02:03Z\n")
 
 
 def test_in_github_actions_annotations_and_summary_come_by_themselves(two: Path) -> None:

@@ -34,7 +34,7 @@ def recipe(preset: str, kld: float, *, with_imatrix: bool = False, slope: float 
 
 
 TABLE = QualityTable(
-    reference_size=8e9, exponent=-0.5, routing_floor=0.002,
+    reference_size=8e9, smallest_size=8e8, exponent=-0.5, routing_floor=0.002,
     recipes={
         ("Q4_K_M", False): recipe("Q4_K_M", 0.04), ("Q4_K_M", True): recipe("Q4_K_M", 0.03, with_imatrix=True),
         ("Q2_K", False): recipe("Q2_K", 0.5, slope=2.0), ("IQ2_XS", True): recipe("IQ2_XS", 0.4, with_imatrix=True),
@@ -91,6 +91,12 @@ def test_unknown_is_none_and_sixteen_bit_is_the_reference() -> None:
     assert (quality_rank("TQ1_0", TABLE), quality_rank("BF16", TABLE)) == (None, 0.0)
 
 
+def test_a_model_smaller_than_any_published_has_no_figure_until_it_is_measured() -> None:
+    assert ask("Q4_K_M", 400_000_000) is not None
+    assert ask("Q4_K_M", 399_000_000) is None
+    assert ask("Q2_K", 399_000_000, measured=(own(n_params=399_000_000),)) is not None
+
+
 def own(**change: object) -> OwnMeasurement:
     told = {
         "model": "m", "quant": "Q4_K_M", "with_imatrix": False, "n_params": 8_000_000_000, "n_active": None,
@@ -128,7 +134,7 @@ def test_a_sibling_moves_less_than_the_model_itself_and_the_same_preset_more_tha
 
 
 @settings(deadline=None)
-@given(st.floats(2e8, 1.5e12), st.sampled_from(sorted({r.preset for r in read_quality_table().recipes.values()})))
+@given(st.floats(4e8, 1.5e12), st.sampled_from(sorted({r.preset for r in read_quality_table().recipes.values()})))
 def test_a_range_holds_its_value_and_larger_models_lose_less(n_params: float, quant: str) -> None:
     table = read_quality_table()
     small, large = (

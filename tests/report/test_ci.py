@@ -332,7 +332,7 @@ sha256 {SHA}
 
 #### Findings
 
-- **warning** lint/unpinned a,b:c.sh:3: no revision add &#64;&lt;commit&gt;
+- **warning** lint/unpinned a,b:c.sh:3: no revision (add &#64;&lt;commit&gt;)
 
 """
     )
