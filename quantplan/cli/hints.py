@@ -73,6 +73,13 @@ def _rate_limited(error: errors.QuantplanError) -> str:
     return f"{wait}; with a token the limit is higher: hf auth login"
 
 
+def _policy(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.BadPolicy)
+    if error.near and error.key is None:
+        return f"quantplan gate ARTIFACT --policy {error.near[0]}"
+    return "quantplan gate --explain-policy shows a policy that holds; docs/gate.md has every key"
+
+
 def _ambiguous_gpu(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.AmbiguousGpu)
     return f"name one of them, as in: --hardware {error.candidates[-1]}"
@@ -106,6 +113,11 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.ImatrixNeeded, "choose a preset of 3 bits or more, such as Q4_K_M"),
     (errors.ChooseFile, _choose),
     (errors.PortInUse, _port),
+    (errors.BadPolicy, _policy),
+    (errors.NoReference, "name it with --reference model-BF16.gguf, or let it be made with --source MODEL"),
+    (errors.NotComparable, "name the 16-bit GGUF of the very same model with --reference"),
+    (errors.DamagedWeights, "download or build the file again: its weights cannot be right"),
+    (errors.BadText, "save the text as UTF-8 and name it with --text NAME=FILE"),
     (errors.AmbiguousGpu, _ambiguous_gpu),
     (errors.UnknownGpu, _unknown_gpu),
     (errors.BadProfile, "docs/hardware.md shows a profile file, line by line"),

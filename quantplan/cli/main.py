@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "estimate": ("quantplan.cli.estimate", "Memory by device and part, before any download: does it fit?"),
     "rehearse": ("quantplan.cli.rehearse", "Start the server as planned on a model without weights, and measure."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
+    "gate": ("quantplan.cli.gate", "Measure a quantization against its 16-bit source: pass, fail or inconclusive."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
     "hardware": ("quantplan.cli.hardware", "What this machine is, measured if you like; or a machine you name."),
     "doctor": (
