@@ -362,6 +362,14 @@ class HoldsGgufOnly(QuantplanError):
         self.repo, self.file = repo, file
 
 
+class HoldsNoGguf(QuantplanError):
+    """A repository without a GGUF model."""
+
+    def __init__(self, *, repo: str) -> None:
+        super().__init__(f"{repo}: it holds no GGUF model")
+        self.repo = repo
+
+
 class TokenizerRefused(QuantplanError):
     """The pinned converter makes no vocabulary of this tokenizer."""
 
@@ -406,6 +414,42 @@ class TemplateLost(QuantplanError):
     def __init__(self, *, model: str) -> None:
         super().__init__(f"{model}: it has a chat template, and the converter does not put it into the GGUF")
         self.model = model
+
+
+class ScanFailed(BadArtifact):
+    """A GGUF whose structure is unsound: it was not linked and will not be loaded."""
+
+    def __init__(self, *, path: str | Path, findings: Sequence[str]) -> None:
+        super().__init__(path=path, why=f"the scan found what no sound GGUF has: {'; '.join(findings)}")
+        self.findings = tuple(findings)
+
+
+class UnknownItem(QuantplanError):
+    """Nothing of that name is kept here."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(f"nothing called {name!r} is kept here")
+        self.name = name
+
+
+class StillNeeded(QuantplanError):
+    """Something that an artifact links to, or that somebody works on."""
+
+    def __init__(self, *, name: str, needed_by: Sequence[str]) -> None:
+        super().__init__(f"{name} is needed by {_few(needed_by)}: it was not deleted")
+        self.name, self.needed_by = name, tuple(needed_by)
+
+
+class NotConfirmed(QuantplanError):
+    """A deletion that nobody said yes to."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__(f"{what}: nothing was deleted, since nobody said yes")
+        self.what = what
 class BadPolicy(QuantplanError):
     """A policy that cannot be read, has a key nobody knows, or a limit that nothing can meet."""
 

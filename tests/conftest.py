@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAY_BE_SKIPPED = ("gpu", "vllm")
 _skipped: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the commands remember is not to end in the state folder of whoever runs the tests."""
+    os.environ.setdefault("QUANTPLAN_STATE", tempfile.mkdtemp(prefix="quantplan-state-"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -23,16 +23,26 @@ class Artifact:
         return self.folder / self.receipt.model_file.name
 
 
-def find_artifact(given: Path) -> Artifact:
-    """An artifact by its folder, its artifact.json or the GGUF in it. Raises BadArtifact."""
-    folder = given.parent if given.is_file() else given
+def artifact_folder(given: Path) -> Path:
+    """The folder that is meant by a folder, its artifact.json or the GGUF in it. Raises NoArtifact."""
     if not given.exists():
         raise NoArtifact(path=given, why="no such artifact")
+    return given.parent if given.is_file() else given
+
+
+def find_artifact(given: Path) -> Artifact:
+    """An artifact by its folder, its artifact.json or the GGUF in it. Raises BadArtifact."""
+    folder = artifact_folder(given)
     receipt = read_receipt(folder)
     named = {entry.name for entry in receipt.files}
     if given.is_file() and given.name != NAME and given.name not in named:
         raise BadArtifact(path=given, why="is not named by the receipt beside it")
     return Artifact(folder=folder, receipt=receipt, gate=newest_result(folder, "gate"))
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """The artifact of a folder. Raises BadArtifact."""
+    return Artifact(folder=folder, receipt=read_receipt(folder), gate=newest_result(folder, "gate"))
 
 
 def check_files(artifact: Artifact) -> None:

@@ -31,6 +31,8 @@ def _tool_missing(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.ToolMissing)
     if error.tool in ("C++ compiler", "cmake"):
         return "install one (Debian: apt-get install g++), then: quantplan toolchain install"
+    if error.tool == "the sign extra":
+        return "pip install 'quantplan[sign]'"
     if error.tool == "the build extra":
         return "quantplan toolchain install --converter"
     return "quantplan toolchain install"
@@ -58,6 +60,11 @@ def _choose(error: errors.QuantplanError) -> str:
 def _gguf_only(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.HoldsGgufOnly)
     return f"quantplan pull {error.repo}"
+
+
+def _no_gguf(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.HoldsNoGguf)
+    return f"quantplan build {error.repo} --quant Q4_K_M"
 
 
 def _already_quantized(error: errors.QuantplanError) -> str:
@@ -105,6 +112,11 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HubContentDiffers, "the network or a proxy between changes what comes; try another one, or later"),
     (errors.HubRedirectRefused, "try again: the hub signs new addresses every time"),
     (errors.HoldsGgufOnly, _gguf_only),
+    (errors.HoldsNoGguf, _no_gguf),
+    (errors.ScanFailed, "do not load it; get it again, or from somebody else"),
+    (errors.UnknownItem, "quantplan list shows what is kept, and its names"),
+    (errors.StillNeeded, "delete the artifact first: quantplan rm ARTIFACT"),
+    (errors.NotConfirmed, "answer yes where you are asked, or give --yes"),
     (errors.RemoteCode, "read that code; to let the conversion run it: --trust-remote-code"),
     (errors.PickleWeights, "pickled files can hold code; torch reads them as weights only with --allow-pickle"),
     (errors.TokenizerRefused, "a newer llama.cpp may know it; a finished GGUF needs no conversion: quantplan pull"),

@@ -19,6 +19,7 @@ from quantplan.artifact.receipt import (
     write_atomically,
     write_receipt,
 )
+from quantplan.artifact.registry import remember
 from quantplan.artifact.results import Result, write_result
 from quantplan.errors import BadArtifact
 from quantplan.llama.types import Toolchain
@@ -53,9 +54,10 @@ def lay_out(files: Sequence[Path], final: Path, contents: Contents) -> None:
         write_plan(partial / "plan.json", contents.plan)
     write_atomically(partial / "README.md", contents.card)
     if final.exists():
-        final.rename(_set_aside(final))
+        final.rename(set_aside(final))
     partial.rename(final)
     sync_folder(final.parent)
+    remember(final)
 
 
 def engine_entry(tools: Toolchain) -> dict[str, Any]:
@@ -90,7 +92,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
         sync(target)
 
 
-def _set_aside(final: Path) -> Path:
+def set_aside(final: Path) -> Path:
+    """A free name beside an artifact that makes room for another."""
     n = 1
     while (aside := final.with_name(f"{final.name}.old-{n}")).exists():
         n += 1

@@ -14,6 +14,7 @@ from quantplan.units import pad
 
 MIXTURE_PRESET = "MXFP4_MOE"  # keeps experts that are MXFP4 in the source as they are
 _PLAIN = ("F32", "F16", "BF16")
+_CONVERTER_KEYS = {"general.quantization_version": 2, "general.file_type": 32}  # in every file that it writes
 _FIXED_BYTES = 4 + 4 + 8 + 8
 _ALIGNMENT = 32
 
@@ -61,7 +62,7 @@ def _bytes(tensor: TensorFacts) -> int:
 
 def _check(facts: ModelFacts, name: str, kv_bytes: int | None) -> PresetCheck:
     try:
-        result = apply_preset(facts.tensors, facts.metadata, name, kv_bytes=kv_bytes)
+        result = apply_preset(facts.tensors, {**_CONVERTER_KEYS, **facts.metadata}, name, kv_bytes=kv_bytes)
     except PresetRefused as error:
         return PresetCheck(name=name, n_bytes=None, error=error)
     again = _already_quantized(facts, name, result) if result.requantized else None

@@ -25,12 +25,14 @@ from quantplan.model.gguf_header import ArrayInfo, read_gguf_header
 from quantplan.model.safetensors_header import SafetensorsTensor
 from quantplan.places import cache_folder
 from quantplan.rehearsal.through_converter import write_safetensors_hole
+from quantplan.units import TIB
 
 TEMPLATE_KEY, SIZE_LABEL_KEY = "tokenizer.chat_template", "general.size_label"
 _FIXED_BYTES = 4 + 4 + 8 + 8  # magic, version, n_tensors, n_kv
 _NOT_KNOWN = re.compile(r"BPE pre-tokenizer was not recognized|get_vocab_base_pre")
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 _TIMEOUT_S = 300.0
+MAX_HOLE_BYTES = 8 * TIB  # ext4 allows files of 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,9 @@ def _ask_converter(
             if file != INDEX_FILE and not file.endswith(".bin.index.json"):
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_bytes(content)
-        if tensors:  # some models read their shapes from the weights' headers
+        if (
+            tensors and sum(tensor.n_bytes for tensor in tensors) < MAX_HOLE_BYTES
+        ):  # some models read their shapes from the weights' headers
             write_safetensors_hole(folder / "model.safetensors", tensors)
         argv = commands.convert((sys.executable,), converter, folder, out)
         argv = (*argv, "--model-name", name, "--vocab-only")

@@ -1,0 +1,58 @@
+"""A 16-bit reference built from a base model: preflight, download, conversion. Kept for the next time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from quantplan import errors
+from quantplan.llama import commands
+from quantplan.llama.process import run_tool
+from quantplan.model.repository import Repository
+from quantplan.pipeline.pull_gate import Reference
+from quantplan.places import cache_folder
+
+Say = Callable[[str], None]
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def references_folder() -> Path:
+    return cache_folder() / "references"
+
+
+def build_reference(base: str, *, say: Say) -> Reference:
+    """The bf16 GGUF of a base model on the hub. Raises what a build of it would raise."""
+    from quantplan.cli.build_request import Allowed, examined, fetched, tools_for_build
+    from quantplan.hardware.detect import detect_host
+    from quantplan.llama.commands import EvalSettings
+    from quantplan.pipeline.candidate import find_candidate
+    from quantplan.pipeline.steps import verify_gguf
+
+    candidate = find_candidate(f"{base}@main" if "@" not in base else base)
+    if candidate.repository is None:
+        raise errors.UnknownModel(model=base)
+    target = _target(candidate.repository)
+    if not target.is_file():
+        _, converter = tools_for_build(None)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        say(f"reference: building the 16-bit file of {base}")
+        found = examined(
+            candidate, (), target.parent, (), EvalSettings(n_chunks=2), detect_host(), converter, Allowed()
+        )
+        for refusal in found.refusals:
+            raise refusal
+        source = fetched(candidate, found, converter, Allowed())
+        partial = target.with_name(target.name + ".partial")
+        argv = commands.convert((sys.executable,), converter, source.folder, partial)
+        try:
+            run_tool((*argv, "--model-name", source.name), step="convert the base model", extra_env=_OFFLINE)
+            verify_gguf(partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return Reference(path=target, quant="BF16", told=f"{candidate.repository.id}, converted here")
+
+
+def _target(repository: Repository) -> Path:
+    return references_folder() / f"{repository.id.replace('/', '--')}-{repository.commit[:12]}-BF16.gguf"
