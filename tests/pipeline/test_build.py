@@ -396,6 +396,6 @@ def test_a_killed_tool_is_named_with_its_signal(again: Path) -> None:
     def killed(argv: Sequence[str], *, step: str, **rest: Any) -> Any:
         return run_tool((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), step=step, **rest)
 
-    with pytest.raises(ToolFailed, match="convert: python.* ended with status -9"):
+    with pytest.raises(ToolFailed, match=r"convert: python.* ended with status -9"):
         build(make("quantplan-tiny", options(again)), tell=lambda name, what: None, run=killed)
     assert not list((again / ".work" / "quantplan-tiny").glob("*.partial"))
