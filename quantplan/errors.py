@@ -553,6 +553,8 @@ class NotConfirmed(QuantplanError):
     def __init__(self, *, what: str) -> None:
         super().__init__(f"{what}: nothing was deleted, since nobody said yes")
         self.what = what
+
+
 class BadPolicy(QuantplanError):
     """A policy that cannot be read, has a key nobody knows, or a limit that nothing can meet."""
 

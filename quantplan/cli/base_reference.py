@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from quantplan import errors
-from quantplan.llama import commands
 from quantplan.llama.process import run_tool
 from quantplan.model.repository import Repository
 from quantplan.pipeline.pull_gate import Reference
 from quantplan.places import cache_folder
 
 Say = Callable[[str], None]
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def references_folder() -> Path:
@@ -23,11 +20,11 @@ def references_folder() -> Path:
 
 def build_reference(base: str, *, say: Say) -> Reference:
     """The bf16 GGUF of a base model on the hub. Raises what a build of it would raise."""
-    from quantplan.cli.build_request import Allowed, examined, fetched, tools_for_build
+    from quantplan.cli.build_request import Allowed, Options, examined, fetched, tools_for_build
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
     from quantplan.pipeline.candidate import find_candidate
-    from quantplan.pipeline.steps import verify_gguf
+    from quantplan.pipeline.reference import make_reference
 
     candidate = find_candidate(f"{base}@main" if "@" not in base else base)
     if candidate.repository is None:
@@ -37,20 +34,14 @@ def build_reference(base: str, *, say: Say) -> Reference:
         _, converter = tools_for_build(None)
         target.parent.mkdir(parents=True, exist_ok=True)
         say(f"reference: building the 16-bit file of {base}")
-        found = examined(
-            candidate, (), target.parent, (), EvalSettings(n_chunks=2), detect_host(), converter, Allowed()
-        )
+        options = Options(quants=(), output=target.parent)
+        found = examined(candidate, options, (), EvalSettings(), detect_host(), converter)
         for refusal in found.refusals:
             raise refusal
         source = fetched(candidate, found, converter, Allowed())
-        partial = target.with_name(target.name + ".partial")
-        argv = commands.convert((sys.executable,), converter, source.folder, partial)
-        try:
-            run_tool((*argv, "--model-name", source.name), step="convert the base model", extra_env=_OFFLINE)
-            verify_gguf(partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        make_reference(
+            source.folder, target, converter=converter, run=run_tool, tell=lambda step, what: say(f"{step}: {what}")
+        )
     return Reference(path=target, quant="BF16", told=f"{candidate.repository.id}, converted here")
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("artifacts"),
               show_default=True, help="Folder of the artifact folders.")  # fmt: skip
 @click.option("--text", "texts", multiple=True, metavar="[NAME=]FILE", help="Judge on this text (repeatable).")
-@click.option("--chunks", type=click.IntRange(2, 10_000), default=20, show_default=True,
-              help="Windows of 512 tokens a text.")  # fmt: skip
+@click.option("--policy", metavar="NAME|FILE", help="As of `quantplan gate`: standard (the default), strict, lenient …")
+@click.option("--chunks", type=click.IntRange(20, 100_000), help="The most windows of a text, instead of the policy's.")
 @click.option("--llama", type=click.Path(path_type=Path), help="Folder of the llama.cpp tools.")
 @click.option("--held", is_flag=True, help="List what Ollama, LM Studio and the Hugging Face cache hold, and stop.")
 @json_option

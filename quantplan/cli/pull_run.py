@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from quantplan.cli.pull_source import Chosen, choose, fetch
 from quantplan.llama.types import Toolchain
 from quantplan.pipeline.pull import Finished, Gated, Pulled, pull
 from quantplan.pipeline.pull_gate import Reference, judge_against
+from quantplan.places import cache_folder
 
 if TYPE_CHECKING:
     from quantplan.hardware.facts import HostFacts
@@ -30,7 +32,8 @@ class _Asked:
     reference: str
     output: Path
     texts: tuple[str, ...]
-    chunks: int
+    chunks: int | None
+    policy: str | None
     llama: Path | None
 
 
@@ -137,18 +140,22 @@ def _judge(
 ) -> Callable[[Path, Callable[[str, str], None]], Gated]:
     from quantplan.cli.build_request import corpora
     from quantplan.llama.commands import EvalSettings
+    from quantplan.pipeline.policy import load_policy
 
-    texts = corpora(asked.texts)
+    texts, policy = corpora(asked.texts), load_policy(asked.policy)
+    policy = replace(policy, budget_chunks=asked.chunks) if asked.chunks else policy
     settings = EvalSettings(
-        n_chunks=asked.chunks, n_threads=host.cpu.n_threads,
-        n_gpu_layers=ALL_LAYERS if tools.backend == "cuda" else 0,
+        n_threads=host.cpu.n_threads, n_gpu_layers=ALL_LAYERS if tools.backend == "cuda" else 0
     )  # fmt: skip
 
     def judge(model: Path, tell: Callable[[str, str], None]) -> Gated:
-        return judge_against(
-            reference, model, label=chosen.label, tools=tools, corpora=texts, settings=settings,
-            work=asked.output / ".work" / chosen.name, tell=tell,
-        )  # fmt: skip
+        base = cache_folder() / "gate"
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=base) as folder:
+            return judge_against(
+                reference, model, label=chosen.label, tools=tools, corpora=texts, settings=settings, policy=policy,
+                work=Path(folder), tell=tell,
+            )  # fmt: skip
 
     return judge
 

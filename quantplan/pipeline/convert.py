@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -55,7 +57,8 @@ def source_entries(work: Workplace) -> tuple[FileEntry, ...]:
     return tuple(work.record.entry(path.resolve(), name=path.name) for path in work.request.source.files)
 
 
-def converter_versions() -> dict[str, str]:
+@cache
+def converter_versions() -> Mapping[str, str]:
     """What the converter runs with."""
     found = {"commit": COMMIT[:7], "python": ".".join(map(str, sys.version_info[:2]))}
     for package in _PACKAGES:

@@ -16,11 +16,11 @@ from quantplan.artifact.registry import remember
 from quantplan.artifact.results import Finding, Result, Severity, Verdict, newest_result, write_result
 from quantplan.errors import BadArtifact
 from quantplan.model.read import read_model
-from quantplan.pipeline.gate import Judgement
 from quantplan.pipeline.label import LabelCheck, check_label
 from quantplan.pipeline.link import Linked, link_file
 from quantplan.pipeline.scan import scan_structure
 from quantplan.pipeline.steps import PARTIAL
+from quantplan.pipeline.verdict import Judgement
 
 Tell = Callable[[str, str], None]
 Judge = Callable[[Path, Tell], "Gated | None"]
@@ -51,6 +51,7 @@ class Gated:
     reference_sha256: str
     texts: tuple[FileEntry, ...]
     tool: Mapping[str, Any]
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,12 +165,11 @@ def _receipt(
 def _gate_result(
     file: FileEntry, judgement: Judgement, gated: Gated | None, *, host: Mapping[str, Any], tools: Mapping[str, Any]
 ) -> Result:
-    from quantplan.pipeline.gate import POLICY
-
     return Result(
-        artifact_sha256=file.sha256, policy=POLICY if gated else None, verdict=judgement.verdict,
+        artifact_sha256=file.sha256, policy=gated.policy if gated else None, verdict=judgement.verdict,
         metrics=judgement.metrics, tool={**tools, **(gated.tool if gated else {})}, host=host, kind="gate",
-        reason=judgement.reason, reference_sha256=gated.reference_sha256 if gated else None, made_at=_now(),
+        reason=judgement.reason, findings=judgement.findings, n_tokens=judgement.n_tokens,
+        reference_sha256=gated.reference_sha256 if gated else None, made_at=_now(),
     )  # fmt: skip
 
 

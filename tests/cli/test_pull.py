@@ -86,7 +86,7 @@ def repository(models: Path, *quants: str) -> dict[str, bytes]:
     return {f"tiny-{quant}.gguf": (models / f"tiny-{quant}.gguf").read_bytes() for quant in quants}
 
 
-SHORT = ("--text", "t=text.txt", "--chunks", "4", "--json")
+SHORT = ("--text", "t=text.txt", "--chunks", "20", "--json")
 
 
 def test_the_planner_chooses_and_the_repository_judges(hub: LoopbackHub, models: Path, place: Path) -> None:
@@ -136,6 +136,12 @@ def test_a_base_model_is_built_as_reference(hub: LoopbackHub, models: Path, plac
     assert "against org/tiny, converted here" in found["reason"]
     kept = list((place / "cache" / "references").iterdir())
     assert [path.suffix for path in kept] == [".gguf"]
+
+
+def test_a_q8_0_is_a_reference_too(hub: LoopbackHub, models: Path, place: Path) -> None:
+    hub.add("org/tiny-GGUF", repository(models, "Q8_0", "Q2_K"))
+    found = told(pull(place, "org/tiny-GGUF", "--quant", "Q2_K", *SHORT, hub=hub), 4)
+    assert "against org/tiny-GGUF/tiny-Q8_0.gguf, itself quantized: its own damage is not counted" in found["reason"]
 
 
 def test_a_split_model_is_whole(hub: LoopbackHub, models: Path, place: Path) -> None:
