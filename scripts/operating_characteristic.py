@@ -201,8 +201,8 @@ def plot(results: list[dict[str, Any]]) -> str:
             parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
         parts.append(f'<rect x="{left + wide + 24}" y="{top + 20 * i}" width="14" height="4" fill="{colour}"/>'
                      f'<text x="{left + wide + 44}" y="{top + 20 * i + 7}">{one["name"]}</text>')  # fmt: skip
-    parts.append(f'<text x="{left + wide / 2}" y="{height - 22}" text-anchor="middle">true mean KLD in multiples of the '
-                 "limit</text>"
+    parts.append(f'<text x="{left + wide / 2}" y="{height - 22}" text-anchor="middle">'
+                 "true mean KLD in multiples of the limit</text>"
                  f'<text x="{left + wide + 24}" y="{top + high}">solid: pass, dashed: fail</text></svg>')  # fmt: skip
     return "\n".join(parts) + "\n"
 
