@@ -97,7 +97,7 @@ def test_q4_k_m_and_q8_0_pass_standard(ask: Any, models: dict[str, Path]) -> Non
 
 
 def test_nothing_of_the_measurement_stays(ask: Any, models: dict[str, Path], tmp_path: Path) -> None:
-    judge_file(ask(models["Q2_K"], texts=("prose",)), tell=quiet)
+    judge_file(ask(models["Q2_K"], texts=("prose",), settings=SHORT), tell=quiet)
     assert [path for path in (tmp_path / "work").rglob("*") if path.is_file()] == []
 
 
@@ -138,7 +138,7 @@ def test_smaller_damage_is_told_as_not_detectable(ask: Any, models: dict[str, Pa
 def test_three_full_runs_say_the_same(ask: Any, models: dict[str, Path]) -> None:
     found = set()
     for _ in range(3):
-        judged = judge_file(ask(models["Q4_K_M"], texts=("code",)), tell=quiet).judgement
+        judged = judge_file(ask(models["Q4_K_M"], texts=("code",), policy=ALONE), tell=quiet).judgement
         found.add((judged.verdict, judged.reason, judged.n_tokens))
     assert len(found) == 1
 
@@ -175,8 +175,10 @@ class Twisted:
         return run_tool(argv, step=step, **rest)
 
 
-# The file of 20 chunks has 7.9 MB; with the signal ignored a full disk and this limit look the same to the tool.
-FULL_DISK = "trap '' XFSZ; ulimit -f 2000; exec \"$@\""
+# The file of 20 chunks has 2 MB; with the signal ignored a full disk and this limit look the same to the tool.
+FULL_DISK = "trap '' XFSZ; ulimit -f 1000; exec \"$@\""
+SHORT = commands.EvalSettings(n_threads=2, n_ctx=128, n_batch=128, n_ubatch=128)  # small windows: quick
+ALONE = replace(STANDARD, quality={"kld_mean": Limit(absolute=0.01)})  # relative to nothing
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_traps_are_errors_with_their_cause(
     ask: Any, models: dict[str, Path], shell: str, kind: type[QuantplanError], words: str
 ) -> None:
     with pytest.raises(kind, match=words):
-        judge_file(ask(models["Q8_0"], texts=("prose",)), tell=quiet, run=Twisted(shell))
+        judge_file(ask(models["Q8_0"], texts=("prose",), settings=SHORT), tell=quiet, run=Twisted(shell))
 
 
 def test_a_real_full_disk(ask: Any, models: dict[str, Path], tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_a_real_full_disk(ask: Any, models: dict[str, Path], tmp_path: Path) -> 
     if mounted.returncode:
         small = Path("/dev/full")  # writes fail here, too
         with pytest.raises(QuantplanError):
-            judge_file(ask(models["Q8_0"], texts=("prose",)), tell=quiet, run=Twisted(FULL_DISK))
+            judge_file(ask(models["Q8_0"], texts=("prose",), settings=SHORT), tell=quiet, run=Twisted(FULL_DISK))
         return
     try:
         request = ask(models["Q8_0"], texts=("prose",), work=small)
@@ -219,7 +221,7 @@ def test_a_real_full_disk(ask: Any, models: dict[str, Path], tmp_path: Path) -> 
 def test_a_lost_last_line_costs_nothing(ask: Any, models: dict[str, Path]) -> None:
     """The verdict comes from the whole file of scores; nothing is read off the lines that may be lost."""
     silent = Twisted('"$@" > /dev/null 2>&1')
-    told = judge_file(ask(models["Q8_0"], texts=("prose",)), tell=quiet, run=silent)
+    told = judge_file(ask(models["Q8_0"], texts=("prose",), policy=ALONE), tell=quiet, run=silent)
     assert all(scored.printed is None for _, scored in told.runs)
     assert told.judgement.verdict is Verdict.PASS
 
@@ -281,15 +283,16 @@ def test_another_source_or_vocabulary_is_not_compared(ask: Any, models: dict[str
 def test_kept_reference_scores(ask: Any, models: dict[str, Path], tmp_path: Path) -> None:
     """The second gate reads the reference from the cache; a file cut short is made again."""
     cache = tmp_path / "cache"
-    first = judge_file(ask(models["Q4_K_M"], texts=("prose",), base_cache=cache), tell=quiet)
+    request = ask(models["Q4_K_M"], texts=("prose",), base_cache=cache, policy=ALONE, settings=SHORT)
+    first = judge_file(request, tell=quiet)
     (kept,) = cache.glob("*.logits")
-    second = judge_file(ask(models["Q4_K_M"], texts=("prose",), base_cache=cache), tell=quiet)
+    second = judge_file(request, tell=quiet)
     assert first.runs[0][0] == "reference"
     assert "reference" not in {role for role, _ in second.runs}
     assert second.judgement == first.judgement
     with kept.open("r+b") as file:
         file.truncate(kept.stat().st_size - 1)
-    third = judge_file(ask(models["Q4_K_M"], texts=("prose",), base_cache=cache), tell=quiet)
+    third = judge_file(request, tell=quiet)
     assert "reference" in {role for role, _ in third.runs}
     assert third.judgement == first.judgement
 
