@@ -159,7 +159,8 @@ class Publisher:
         tool = {**engine_entry(request.tools), "settings": told_settings(request.settings)}
         return Result(
             artifact_sha256=file.sha256, policy=gate.POLICY, verdict=judgement.verdict, metrics=judgement.metrics,
-            tool=tool, host=request.host,
+            tool=tool, host=request.host, kind="gate", reason=judgement.reason, n_tokens=judgement.n_tokens,
+            findings=judgement.findings,
         )  # fmt: skip
 
 
