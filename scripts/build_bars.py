@@ -37,7 +37,7 @@ SLACK_BYTES = 16 * MIB
 
 
 def options_for(place: Path, *, output: Path | None = None, **changes: Any) -> Options:
-    """Two presets, two texts, an importance matrix."""
+    """Two presets and two texts of the bundled model with an importance matrix; one of each of a large one."""
     shipped = ROOT / "data/bundled/eval"
     calibration = place / "calibration.txt"
     calibration.write_text((shipped / "sums.txt").read_text()[:200_000])
@@ -47,6 +47,13 @@ def options_for(place: Path, *, output: Path | None = None, **changes: Any) -> O
         "calibration": calibration, "calibration_chunks": 10, "output": output or place / "artifacts", **changes,
     }  # fmt: skip
     return Options(**values)
+
+
+def _less(synthetic: bool) -> dict[str, Any]:
+    shipped = ROOT / "data/bundled/eval"
+    return (
+        {"quants": ("Q4_K_M",), "texts": (f"a={shipped / 'chat.txt'}",), "calibration_chunks": 2} if synthetic else {}
+    )
 
 
 class Watcher:
@@ -99,7 +106,9 @@ def disk(place: Path, *, synthetic: bool, modes: Sequence[str] = MODES) -> bool:
     good = True
     for mode in modes:
         output = place / f"disk-{mode}"
-        request = make(model_of(place, synthetic=synthetic), options_for(place, output=output, disk=mode))
+        request = make(
+            model_of(place, synthetic=synthetic), options_for(place, output=output, disk=mode, **_less(synthetic))
+        )
         promised = plan_disk(request).peak_bytes
         with Watcher(output) as watcher:
             build(request, tell=lambda name, what: None)
@@ -125,7 +134,7 @@ def overhead(place: Path, *, synthetic: bool) -> bool:
 
     model, output = model_of(place, synthetic=synthetic), place / "overhead"
     started, used = time.monotonic(), _used()
-    request = make(model, options_for(place, output=output, disk="fast"))
+    request = make(model, options_for(place, output=output, disk="fast", **_less(synthetic)))
     prepared = time.monotonic() - started
     build(request, tell=lambda name, what: None, run=noting)
     wall, spent = time.monotonic() - started, [now - before for now, before in zip(_used(), used, strict=True)]

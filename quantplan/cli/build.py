@@ -98,10 +98,14 @@ def _tell(step: str, what: str) -> None:
 
 
 def _warnings(request: BuildRequest, built: tuple[Built, ...]) -> tuple[str, ...]:
-    """Those of the end: what was known before the work has been said before it."""
+    """Those of the end: what was known before the work has been said before it. Results go into the history here;
+    that they could not is a warning, never an error."""
+    from quantplan.artifact.history import record_artifact
     from quantplan.llama.process import unmaskable_settings
 
-    return (*dict.fromkeys(note for one in built for note in one.notes), *unmaskable_settings())
+    said = [record_artifact(one.folder) for one in built if one.fresh]
+    notes = dict.fromkeys(note for one in built for note in one.notes)
+    return (*notes, *(f"not recorded in the history: {why}" for why in said if why), *unmaskable_settings())
 
 
 def _told(built: Built) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.artifact.receipt import MMPROJ_PREFIX, FileEntry, Receipt, StepEntry, read_receipt
-from quantplan.artifact.results import Result, newest_result
+from quantplan.artifact.results import Result, newest_result, read_result
 from quantplan.errors import BadArtifact
 from quantplan.llama import commands
 from quantplan.pipeline import gate, scoring
@@ -20,7 +21,7 @@ from quantplan.pipeline.gate import Judgement, Scores
 from quantplan.pipeline.imatrix import COVERAGE, calibration_entry, coverage, without_data_sentence
 from quantplan.pipeline.layout import Contents, engine_entry, lay_out, source_entry
 from quantplan.pipeline.request import BASELINE, Workplace
-from quantplan.pipeline.schedule import IMATRIX, MMPROJ, REFERENCE, Action, Kind, model_key
+from quantplan.pipeline.schedule import CONVERTED, IMATRIX, MMPROJ, REFERENCE, Action, Kind, model_key
 
 
 class Finished(Protocol):
@@ -56,7 +57,7 @@ class Publisher:
         assert action.subject is not None
         work, folder = self._work, self._work.request.artifact_folder(action.subject)
         try:
-            receipt, found = read_receipt(folder), newest_result(folder, "gate")
+            receipt = read_receipt(folder)
         except BadArtifact as error:
             return f"no artifact there: {error}" if folder.exists() else "no artifact there"
         files = [
@@ -66,13 +67,17 @@ class Publisher:
             return "its artifact's files have changed"
         if self._finished.entry(model_key(work.request.work(), action.subject)).sha256 not in _hashes(receipt.files):
             return "its artifact is of other files"
-        if found is None or found.artifact_sha256 != receipt.model_file.sha256:
-            return "its artifact has no verdict"
         if {(text.name, text.sha256) for text in receipt.texts} != {(t.name, t.sha256) for t in self._texts()}:
             return "its artifact was judged on other texts"
-        if found.tool.get("settings") != told_settings(work.request.settings):
-            return "its artifact was judged with other settings"
+        if not any(self._is_ours(result, receipt.model_file) for result in _gate_results(folder)):
+            return "its artifact was not judged with these settings"
         return None
+
+    def _is_ours(self, found: Result, file: FileEntry) -> bool:
+        """Whether a result is of this file, by the policy and settings of this build. Others may have come later."""
+        settings = told_settings(self._work.request.settings)
+        same_file = found.artifact_sha256 == file.sha256
+        return same_file and found.policy == gate.POLICY and found.tool.get("settings") == settings
 
     def built(self, quant: str, *, fresh: bool) -> Built:
         """The artifact as it lies there."""
@@ -160,8 +165,18 @@ class Publisher:
         return Result(
             artifact_sha256=file.sha256, policy=gate.POLICY, verdict=judgement.verdict, metrics=judgement.metrics,
             tool=tool, host=request.host, kind="gate", reason=judgement.reason, n_tokens=judgement.n_tokens,
-            findings=judgement.findings,
+            findings=judgement.findings, reference_sha256=self._finished.entry(CONVERTED).sha256,
+            made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )  # fmt: skip
+
+
+def _gate_results(folder: Path) -> Iterator[Result]:
+    """Every readable gate result of an artifact."""
+    for path in sorted((folder / "results").glob("gate-*.json")):
+        try:
+            yield read_result(path)
+        except BadArtifact:
+            continue
 
 
 def _notes(receipt: Receipt) -> tuple[str, ...]:

@@ -42,6 +42,8 @@ def build_sizes(
 
 _FIXED_BYTES = 4 + 4 + 8 + 8  # magic, version, n_tensors, n_kv: gguf_write_out(), ggml/src/gguf.cpp
 _ALIGNMENT = 32
+# Keys that the converter writes last (prepare_metadata(), conversion/base.py): llama-quantize adds none for them.
+_WRITTEN = {"general.quantization_version": 2, "general.file_type": 32}
 
 
 def converted_bytes(tensors: Sequence[TensorFacts], converted_as: str, *, kv_bytes: int) -> int:
@@ -62,7 +64,7 @@ def preset_of(
     """A model in a preset with what was set over it."""
     types = overrides or TypeOverrides()
     return apply_preset(
-        facts.tensors, facts.metadata, quant, with_imatrix=imatrix, pure=types.pure, kv_bytes=kv_bytes,
+        facts.tensors, {**_WRITTEN, **facts.metadata}, quant, with_imatrix=imatrix, pure=types.pure, kv_bytes=kv_bytes,
         tensor_type_overrides=types.tensor_types, output_tensor_type=types.output_type,
         token_embedding_type=types.embedding_type, leave_output_tensor=types.leave_output,
     )  # fmt: skip
