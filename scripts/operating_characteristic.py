@@ -94,6 +94,13 @@ class Run:
     n_chunks: int
 
 
+def _first(tokens: TokenScores, n: int) -> TokenScores:
+    return TokenScores(
+        nll_reference=tokens.nll_reference[:n], nll_artifact=tokens.nll_artifact[:n], kld=tokens.kld[:n],
+        same_top=tokens.same_top[:n], delta_p=tokens.delta_p[:n], n_clipped=0,
+    )  # fmt: skip
+
+
 Looks = list[tuple[int, statistics.Bounds]]
 
 
@@ -102,7 +109,7 @@ def bounds_by_look(tokens: TokenScores, metrics: tuple[str, ...]) -> dict[str, L
     errors = statistics.errors_per_look(ERROR_RATE, n_looks=len(plan), n_tests=N_TESTS)
     found: dict[str, Looks] = {metric: [] for metric in metrics}
     for n in plan:
-        damage = reduce_scores(take(tokens, range(n)))
+        damage = reduce_scores(_first(tokens, n))
         for metric, looks in found.items():
             looks.append(
                 (n, statistics.bounds(metric, damage, low_tail=errors.wrong_fail, high_tail=errors.wrong_pass))
