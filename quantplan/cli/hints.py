@@ -73,6 +73,28 @@ def _unknown_gpu(error: errors.QuantplanError) -> str:
     return "docs/hardware.md lists the short names; a profile file describes any machine: --hardware my-machine.toml"
 
 
+def _nothing_fits(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.NothingFits | errors.Contradiction)
+    if not error.changes:
+        return "no single change makes it fit: a smaller model, or another machine (--hardware NAME tries one)"
+    said = [_CHANGES[what].format(value=value) for what, value in error.changes]
+    return f"the smallest change: {said[0]}" + (f"; also: {', '.join(said[1:])}" if said[1:] else "")
+
+
+_CHANGES = {
+    "speed": "--min-speed {value}",
+    "slots": "--parallel {value}",
+    "cache": "--kv {value}",
+    "context": "--ctx {value}",
+    "presets": "--quant {value}",
+    "devices": "without --device",
+    "prompt cache": "--cache-ram {value}",
+    "ram": "--max-ram {value}MiB",
+    "disk": "--max-disk {value}MiB (that much must be free)",
+    "margin": "--margin {value}",
+}
+
+
 Hint = str | Callable[[errors.QuantplanError], str]
 
 _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
@@ -97,6 +119,8 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
         "quantplan toolchain status shows the pinned build and what it converts; to let "
         "estimate ask the converter itself: quantplan toolchain install --converter",
     ),
+    (errors.NothingFits, _nothing_fits),
+    (errors.Contradiction, _nothing_fits),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
