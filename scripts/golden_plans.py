@@ -17,15 +17,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from quantplan.cli import planning  # noqa: E402
-from quantplan.hardware.profiles import load_profile  # noqa: E402
-from quantplan.model.facts import FactsOrigin, ModelFacts  # noqa: E402
-from quantplan.model.gguf_facts import facts_from_metadata  # noqa: E402
-from quantplan.model.hf_config import header_from_config  # noqa: E402
-from quantplan.model.read import read_model  # noqa: E402
-from quantplan.planner.request import PlanRequest  # noqa: E402
-from quantplan.report.recommendation import rate  # noqa: E402
-from quantplan.units import GIB, MIB  # noqa: E402
+from quantplan.cli import planning
+from quantplan.hardware.profiles import load_profile
+from quantplan.model.facts import FactsOrigin, ModelFacts
+from quantplan.model.gguf_facts import facts_from_metadata
+from quantplan.model.hf_config import header_from_config
+from quantplan.model.read import read_model
+from quantplan.planner.request import PlanRequest
+from quantplan.report.recommendation import rate
+from quantplan.units import GIB, MIB
 
 GOLDEN = ROOT / "tests" / "data" / "golden_plans.json"
 DOCS = ROOT / "docs" / "plans.md"

@@ -14,9 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from planner_cases import brute_force, candidates, instruments, key, random_case  # noqa: E402
+from planner_cases import brute_force, candidates, instruments, key, random_case
 
-from quantplan.planner.search import Search  # noqa: E402
+from quantplan.planner.search import Search
 
 MOST = 20_000
 
@@ -48,7 +48,8 @@ def main(first: int, n_cases: int) -> int:
             print(f"{case.name} ({size:,}): {found.setting if found else None} {own}\n  worse than {best}", flush=True)
     print(
         f"{n_done} cases, {total / n_done:,.0f} candidates each: {n_worse} worse; search "
-        f"{search_s / n_done * 1000:.0f} ms (slowest {slowest * 1000:.0f}), brute force {brute_s / n_done:.1f} s of processor time each"
+        f"{search_s / n_done * 1000:.0f} ms (slowest {slowest * 1000:.0f}), brute force {brute_s / n_done:.1f} s of "
+        "processor time each"
     )
     return n_worse
 

@@ -15,7 +15,7 @@ from quantplan.memory.drivers import driver_context
 from quantplan.memory.estimate import HOST, ExtraModel
 from quantplan.model.facts import FactsOrigin, ModelFacts
 from quantplan.planner import reasons, threads
-from quantplan.planner.instruments import least_context
+from quantplan.planner.instruments import depth_of, least_context
 from quantplan.planner.plan import reads_host
 from quantplan.planner.request import PlanRequest
 from quantplan.report.explanation import Explained, explain, explained_text
@@ -82,7 +82,7 @@ def recommendation(planned: Planned, *, explain: bool = False) -> tuple[Answer, 
     trades = [reasons.trade(other, choice) for other in planned.others]
     numbers = reasons.arithmetic(choice, request)
     told = explained(planned, numbers)
-    depth = request.n_depth or least_context(request, facts.n_ctx_train)
+    depth = depth_of(request, facts.n_ctx_train, choice.setting.n_ctx)
     generates = not planned.nature.embeds
     answer = Answer(
         facts=facts, host=planned.host, plan=planned.plan, is_what=planned.nature.says, depth=depth,
@@ -134,7 +134,7 @@ def explained(planned: Planned, numbers: dict[str, float]) -> tuple[Explained, .
     return explain(
         planned.plan, facts, cells=ctx.n_cells * ctx.n_stream, arithmetic=numbers, searched=searched,
         drivers={gpu.name: _driver(gpu.product) for gpu in planned.host.gpus},
-        depth=planned.request.n_depth or least_context(planned.request, facts.n_ctx_train), threads=chosen.why,
+        depth=depth_of(planned.request, facts.n_ctx_train, setting.n_ctx), threads=chosen.why,
     )  # fmt: skip
 
 

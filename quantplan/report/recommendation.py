@@ -93,7 +93,7 @@ def offload_text(plan: Plan, n_layer: int, host: HostFacts) -> str:
     devices = plan.devices or tuple(gpu.name for gpu in host.gpus)
     split = f" ({' + '.join(f'{count:g}' for count in plan.tensor_split)})" if plan.tensor_split else ""
     layers = f"all {n}" if plan.n_gpu_layers >= n else f"{plan.n_gpu_layers} of {n}"
-    moe = f", experts of {plan.n_cpu_moe} layers on the host" if plan.n_cpu_moe else ""
+    moe = f", experts of {plan.n_cpu_moe} layer(s) on the host" if plan.n_cpu_moe else ""
     return f"{layers} layers on {' + '.join(devices)}{split} (the head counts as one){moe}"
 
 

@@ -164,7 +164,7 @@ def test_impossible_requests(request_: PlanRequest) -> None:
 
 def test_contexts_double_up_to_the_trained() -> None:
     assert contexts(PlanRequest(), 131072) == (8192, 16384, 32768)
-    assert contexts(PlanRequest(objective=Objective.CONTEXT), 40960) == (8192, 16384, 32768, 40960)
+    assert contexts(PlanRequest(objective=Objective.CONTEXT), 40960) == (8192, 12288, 16384, 24576, 32768, 40960)
     assert contexts(PlanRequest(), 4096) == (4096,)
     assert contexts(PlanRequest(n_ctx_min=50000), 131072) == (50000,)
     assert contexts(PlanRequest(n_ctx=1000), 131072) == (1000,)
