@@ -109,6 +109,9 @@ def _context(choice: Choice, request: PlanRequest, tools: Instruments) -> list[s
         if trained and n_ctx > trained:
             return [f"{said}: more than the {trained:,} it was trained for, answers degrade beyond"]
         return [said]
+    if request.objective is Objective.CONTEXT and n_ctx != tools.n_ctx_train:
+        longer = next((one for one in contexts(request, tools.n_ctx_train) if one > n_ctx), None)
+        return [f"{n_ctx:,} tokens of context: {longer:,} would be slower than reading, or not fit"] if longer else []
     most = contexts(request, tools.n_ctx_train)[-1]
     if n_ctx == tools.n_ctx_train:
         return [f"{n_ctx:,} tokens of context: all it was trained for"]
