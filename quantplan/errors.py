@@ -323,3 +323,86 @@ class CannotExpress(QuantplanError):
     def __init__(self, *, what: Sequence[str]) -> None:
         super().__init__(f"llama-fit-params cannot express {', '.join(what)}; only a real server start can answer")
         self.what = tuple(what)
+
+
+class BadPolicy(QuantplanError):
+    """A policy that cannot be read, has a key nobody knows, or a limit that nothing can meet."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, policy: str, key: str | None, why: str, near: Sequence[str] = ()) -> None:
+        like = f"; near: {', '.join(near)}" if near else ""
+        at = f" {key}:" if key else ""
+        super().__init__(f"policy {policy}:{at} {why}{like}")
+        self.policy, self.key, self.why, self.near = policy, key, why, tuple(near)
+
+
+class NotComparable(QuantplanError):
+    """A reference and an artifact that are not of one model: no measurement of the one against the other has a
+    meaning."""
+
+    def __init__(self, *, artifact: str, reference: str, why: str) -> None:
+        super().__init__(f"{artifact} cannot be measured against {reference}: {why}")
+        self.artifact, self.reference, self.why = artifact, reference, why
+
+
+class DamagedWeights(QuantplanError):
+    """Weights with scales or values that are not finite: refused before anything is measured."""
+
+    def __init__(self, *, path: str, tensors: Sequence[str]) -> None:
+        shown = ", ".join(tensors[:3]) + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "")
+        super().__init__(f"{path}: values that are not finite in {shown}")
+        self.path, self.tensors = path, tuple(tensors)
+
+
+class NoReference(QuantplanError):
+    """Nothing to measure an artifact against."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, artifact: str, why: str) -> None:
+        super().__init__(f"{artifact}: no 16-bit reference to measure against ({why})")
+        self.artifact, self.why = artifact, why
+
+
+class BadText(QuantplanError):
+    """A text that cannot be read as UTF-8, or holds nothing."""
+
+    def __init__(self, *, text: str, why: str) -> None:
+        super().__init__(f"text {text}: {why}")
+        self.text, self.why = text, why
+
+
+class HistoryUnreadable(QuantplanError):
+    """A store of results that is damaged, locked or was written by a newer quantplan."""
+
+    def __init__(self, *, path: str | Path, why: str) -> None:
+        super().__init__(f"{path}: the history {why}")
+        self.path, self.why = str(path), why
+
+
+class NoHistory(QuantplanError):
+    """Nothing was recorded of a model."""
+
+    def __init__(self, *, model: str, near: Sequence[str] = ()) -> None:
+        like = f"; recorded here: {', '.join(near)}" if near else ""
+        super().__init__(f"nothing was recorded of {model!r}{like}")
+        self.model, self.near = model, tuple(near)
+
+
+class DifferentSources(QuantplanError):
+    """Artifacts that were not made from one source: their figures say nothing about each other."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, first: str, other: str, why: str) -> None:
+        super().__init__(f"{first} and {other} were not made from one source: {why}")
+        self.first, self.other, self.why = first, other, why
+
+
+class ExtraMissing(QuantplanError):
+    """A Python package of an extra that this needs."""
+
+    def __init__(self, *, package: str, extra: str, what: str) -> None:
+        super().__init__(f"{what} needs {package}, which is not installed")
+        self.package, self.extra, self.what = package, extra, what

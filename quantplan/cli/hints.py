@@ -55,10 +55,29 @@ def _choose(error: errors.QuantplanError) -> str:
     return f"name one of them: {error.model}:{first}"
 
 
+def _extra_missing(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.ExtraMissing)
+    return f"pip install 'quantplan[{error.extra}]'"
+
+
+def _no_history(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.NoHistory)
+    if error.near:
+        return f"quantplan history {error.near[0]}"
+    return "quantplan history --add artifacts records what an earlier build left in that folder"
+
+
 def _rate_limited(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.HubRateLimited)
     wait = "wait a little" if error.retry_after_s is None else f"wait {error.retry_after_s} s"
     return f"{wait}; with a token the limit is higher: hf auth login"
+
+
+def _policy(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.BadPolicy)
+    if error.near and error.key is None:
+        return f"quantplan gate ARTIFACT --policy {error.near[0]}"
+    return "quantplan gate --explain-policy shows a policy that holds; docs/gate.md has every key"
 
 
 def _ambiguous_gpu(error: errors.QuantplanError) -> str:
@@ -107,6 +126,11 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HubUnreachable, "check the network and HF_ENDPOINT; local files, folders and catalog models need neither"),
     (errors.ChooseFile, _choose),
     (errors.PortInUse, _port),
+    (errors.BadPolicy, _policy),
+    (errors.NoReference, "name it with --reference model-BF16.gguf, or let it be made with --source MODEL"),
+    (errors.NotComparable, "name the 16-bit GGUF of the very same model with --reference"),
+    (errors.DamagedWeights, "download or build the file again: its weights cannot be right"),
+    (errors.BadText, "save the text as UTF-8 and name it with --text NAME=FILE"),
     (errors.AmbiguousGpu, _ambiguous_gpu),
     (errors.UnknownGpu, _unknown_gpu),
     (errors.BadProfile, "docs/hardware.md shows a profile file, line by line"),
@@ -126,5 +150,9 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
     (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),
     (errors.CannotExpress, "leave out --as fit-params, or give each slot its own cache with --no-kv-unified"),
+    (errors.ExtraMissing, _extra_missing),
+    (errors.NoHistory, _no_history),
+    (errors.HistoryUnreadable, "move the file away; quantplan history --add FOLDER records artifacts in a new one"),
+    (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
 )

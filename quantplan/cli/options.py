@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -13,6 +14,29 @@ F = TypeVar("F", bound=Callable[..., Any])
 def json_option(function: F) -> F:
     """`--json`: one versioned document on stdout instead of text."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(function)
+
+
+def table_options(function: F) -> F:
+    """`--csv FILE` and `--parquet FILE`: the printed table's rows, whole and unrounded (`save_tables` writes them)."""
+    file = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+    csv = click.option("--csv", "csv_file", type=file, metavar="FILE",
+                       help="Write the table's rows as CSV; - prints them instead of the text.")  # fmt: skip
+    parquet = click.option("--parquet", "parquet_file", type=file, metavar="FILE",
+                           help="Write the table's rows as Parquet.")  # fmt: skip
+    return csv(parquet(function))
+
+
+def save_tables(rows: Sequence[Mapping[str, Any]], *, csv_file: Path | None, parquet_file: Path | None) -> str | None:
+    """Writes what was asked for; returns the CSV where it is to be printed instead of the text."""
+    from quantplan.report.table_files import csv_text, write_csv, write_parquet
+
+    if parquet_file is not None:
+        write_parquet(parquet_file, rows)
+    if csv_file is not None and str(csv_file) == "-":
+        return csv_text(rows).rstrip("\n")
+    if csv_file is not None:
+        write_csv(csv_file, rows)
+    return None
 
 
 def hardware_option(function: F) -> F:

@@ -44,6 +44,36 @@ def save_logits(program: Program, model: Path, text: Path, logits: Path, setting
     return (*_perplexity(program, model, settings), "--file", str(text), "--save-all-logits", str(logits))
 
 
+def count_tokens(program: Program, model: Path, text: Path) -> tuple[str, ...]:
+    """llama-tokenize of a whole text; its last line counts the tokens."""
+    return (*program, "--model", str(model), "--file", str(text), "--ids", "--show-count", "--log-disable")
+
+
+def hellaswag(
+    program: Program, model: Path, tasks: Path, settings: EvalSettings, *, n_tasks: int
+) -> tuple[str, ...]:  # fmt: skip
+    """llama-perplexity on HellaSwag tasks (six lines each: context, index of the right ending, four endings)."""
+    return (*_perplexity(program, model, settings), "--file", str(tasks), "--hellaswag",
+            "--hellaswag-tasks", str(n_tasks))  # fmt: skip
+
+
+def winogrande(
+    program: Program, model: Path, tasks: Path, settings: EvalSettings, *, n_tasks: int
+) -> tuple[str, ...]:  # fmt: skip
+    """llama-perplexity on Winogrande tasks (CSV: index, sentence with a gap `_`, two choices, 1 or 2)."""
+    return (*_perplexity(program, model, settings), "--file", str(tasks), "--winogrande",
+            "--winogrande-tasks", str(n_tasks))  # fmt: skip
+
+
+def lm_eval(python: Program, *, url: str, model: str, tokenizer: str, tasks: Sequence[str], out: Path,
+            limit: int | None = None) -> tuple[str, ...]:  # fmt: skip
+    """lm-evaluation-harness against a served model's completions, which must return log-probabilities."""
+    arguments = f"model={model},base_url={url}/v1/completions,tokenizer={tokenizer},num_concurrent=1"
+    some = ("--limit", str(limit)) if limit is not None else ()
+    return (*python, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments,
+            "--tasks", ",".join(tasks), "--output_path", str(out), *some)  # fmt: skip
+
+
 def kl_divergence(program: Program, model: Path, base: Path, settings: EvalSettings) -> tuple[str, ...]:
     """llama-perplexity comparing a model with a file of saved log-probabilities; the tokens come from that file."""
     return (*_perplexity(program, model, settings), "--kl-divergence-base", str(base), "--kl-divergence")

@@ -49,6 +49,17 @@ def parse_perplexity(lines: Sequence[str]) -> PrintedPerplexity | None:
     return None
 
 
+_N_TOKENS = re.compile(r"Total number of tokens: (\d+)")
+
+
+def parse_token_count(lines: Sequence[str]) -> int | None:
+    """`Total number of tokens: 127562` of llama-tokenize, or None where it was lost."""
+    for line in reversed(lines):
+        if match := _N_TOKENS.search(line):
+            return int(match[1])
+    return None
+
+
 def perplexity_progress(text: str) -> int | None:
     """The number of the last chunk in a piece of stdout: `[17]5.1234,`."""
     found = _CHUNK_DONE.findall(text)

@@ -92,3 +92,11 @@ class ModelFacts:
     vision_bytes: int | None = None  # a vision tower's, as the checkpoint holds it; None where there is none or unknown
     metadata: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token reads: of each expert tensor the share of experts used; all of a dense model."""
+        if not self.n_expert or not self.n_expert_used:
+            return self.parameters
+        experts = sum(tensor.n_elements for tensor in self.tensors if "_exps" in tensor.name)
+        return self.parameters - experts + experts * self.n_expert_used // self.n_expert

@@ -7,8 +7,9 @@ steps of the log-probability (one more uint16 when n_vocab is odd). Scored are t
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,33 @@ class TokenScores:
     n_clipped: int
 
 
+def chunk_keys(path: Path) -> tuple[str, ...]:
+    """One key a chunk, by its tokens alone: an order that no score and no storage has a part in."""
+    return tuple(hashlib.sha256(row.tobytes()).hexdigest() for row in read_tokens(path, read_header(path)))
+
+
+def take(tokens: TokenScores, index: Sequence[int]) -> TokenScores:
+    """Some chunks of the scores, in the order of `index`; indices beyond the end are left out."""
+    kept = [i for i in index if i < len(tokens.kld)]
+    return TokenScores(
+        nll_reference=tokens.nll_reference[kept], nll_artifact=tokens.nll_artifact[kept], kld=tokens.kld[kept],
+        same_top=tokens.same_top[kept], delta_p=tokens.delta_p[kept], n_clipped=tokens.n_clipped,
+    )  # fmt: skip
+
+
+def join(parts: Sequence[TokenScores]) -> TokenScores:
+    """The scores of several files of one model, chunk after chunk. Raises ValueError when there are none."""
+    import numpy as np
+
+    def column(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return TokenScores(
+        nll_reference=column("nll_reference"), nll_artifact=column("nll_artifact"), kld=column("kld"),
+        same_top=column("same_top"), delta_p=column("delta_p"), n_clipped=sum(part.n_clipped for part in parts),
+    )  # fmt: skip
+
+
 def compare(reference: Path, artifact: Path) -> TokenScores:
     """Both files read in slices and reduced token by token. Raises BadLogits when they are not of the same text."""
     import numpy as np
@@ -127,12 +155,29 @@ def compare(reference: Path, artifact: Path) -> TokenScores:
         columns[4].append(np.exp(q_target) - np.exp(p_target))
     shape = (ours.n_chunk, ours.n_scored)
     joined = [np.concatenate(column).reshape(shape) for column in columns]
+    if not np.isfinite(joined[0]).all():
+        raise BadLogits(path=reference, why="holds values that are not finite: the reference's weights are damaged")
     if not all(np.isfinite(column).all() for column in joined):
         raise BadLogits(path=artifact, why="holds values that are not finite: the weights are damaged")
     return TokenScores(
         nll_reference=joined[0], nll_artifact=joined[1], kld=joined[2], same_top=joined[3], delta_p=joined[4],
         n_clipped=n_clipped,
     )  # fmt: skip
+
+
+def mean_nll(path: Path) -> float:
+    """Nats a scored token of one file alone. Raises BadLogits for values that are not finite."""
+    import numpy as np
+
+    header = read_header(path)
+    targets = read_tokens(path, header)[:, header.n_ctx // 2 + 1 :].reshape(-1)
+    total, done = 0.0, 0
+    for log_p, _ in _slices(path, header):
+        total -= float(log_p[np.arange(len(log_p)), targets[done : done + len(log_p)]].sum())
+        done += len(log_p)
+    if not np.isfinite(total):
+        raise BadLogits(path=path, why="holds values that are not finite: the weights are damaged")
+    return total / done
 
 
 def _slices(path: Path, header: LogitsHeader) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:

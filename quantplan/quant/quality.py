@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quantplan.artifact.plan_file import Quality
-from quantplan.model.facts import ModelFacts
 
 BAND = 1.2816  # standard deviations that enclose four of five
 _SAME = 0.05  # log KLD: a preset measured on this very model, another text
@@ -150,14 +149,6 @@ def quality_rank(quant: str, table: QualityTable, *, with_imatrix: bool | None =
 def family_of(name: str, table: QualityTable) -> str | None:
     """The table's family that a model's name belongs to, or None."""
     return next((family.name for family in table.families if family.pattern.search(name)), None)
-
-
-def active_parameters(facts: ModelFacts) -> int:
-    """Parameters that one token reads: of each expert tensor the share of experts used; all of a dense model."""
-    if not facts.n_expert or not facts.n_expert_used:
-        return facts.parameters
-    experts = sum(t.n_elements for t in facts.tensors if "_exps" in t.name)
-    return facts.parameters - experts + experts * facts.n_expert_used // facts.n_expert
 
 
 def _is(own: OwnMeasurement, quant: str, with_imatrix: bool | None) -> bool:

@@ -9,11 +9,11 @@ from quantplan.artifact.results import Finding, Metric, Result, Severity, Verdic
 
 TITLES = {
     "kld_mean": "mean KL divergence",
-    "kld_p99": "99 % of KL divergence",
-    "kld_p999": "99.9 % of KL divergence",
+    "kld_99": "99 % of KL divergence",
+    "kld_999": "99.9 % of KL divergence",
     "kld_max": "largest KL divergence",
+    "kld_of_label": "KL divergence against its label's",
     "ppl_ratio": "perplexity ratio",
-    "ln_ppl_ratio": "log of the perplexity ratio",
     "same_top": "same top token",
     "rms_delta_p": "RMS change of probability",
 }
@@ -43,6 +43,11 @@ class Check:
     file: str | None = None
     line: int | None = None
     help: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The message, and what to do about it."""
+        return f"{self.message} ({self.help})" if self.help else self.message
 
 
 def checks_of(checked: Sequence[Checked], findings: Sequence[Finding] = ()) -> tuple[Check, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from html import escape
 
 from quantplan.artifact.results import Finding, Severity, Verdict
 from quantplan.report.checks import Check, Checked, checks_of, metric_text, worst
@@ -54,7 +55,7 @@ def _row(one: Checked) -> str:
 def _section(one: Checked) -> list[str]:
     opened = " open" if one.result.verdict is not Verdict.PASS else ""
     lines = [
-        f"<details{opened}><summary>{cell(one.name)}</summary>", "",
+        f"<details{opened}><summary>{escape(one.name)}</summary>", "",
         f"sha256 {cell(one.result.artifact_sha256)}"
         + (f", policy {cell(one.result.policy)}" if one.result.policy else ""), "",
         "| check | verdict | measured |", "|---|---|---|",
@@ -68,19 +69,17 @@ def _section(one: Checked) -> list[str]:
 
 
 def _check_row(check: Check) -> str:
-    told = f"{check.message} {check.help}" if check.help else check.message
     sign = (
         _SIGNS[check.verdict]
         if check.verdict is not Verdict.PASS or not check.severity
         else "⚠️ " + check.severity.value
     )
-    return f"| {cell(check.title)} | {sign} | {cell(told)} |"
+    return f"| {cell(check.title)} | {sign} | {cell(check.words)} |"
 
 
 def _finding_line(check: Check) -> str:
     where = f" {cell(check.file)}{f':{check.line}' if check.line else ''}" if check.file else ""
-    told = f"{check.message} {check.help}" if check.help else check.message
-    return f"- **{(check.severity or Severity.NOTE).value}** {cell(check.rule)}{where}: {cell(told)}"
+    return f"- **{(check.severity or Severity.NOTE).value}** {cell(check.rule)}{where}: {cell(check.words)}"
 
 
 def cell(text: str) -> str:
