@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from quantplan.artifact.plan_file import Figure
 from quantplan.cli import planning
 from quantplan.cli.plan_options import request_from
 from quantplan.cli.planning import Companions, Planned
@@ -18,6 +19,7 @@ from quantplan.planner import reasons, threads
 from quantplan.planner.instruments import depth_of, least_context
 from quantplan.planner.plan import reads_host
 from quantplan.planner.request import PlanRequest
+from quantplan.planner.speed import time_to_load
 from quantplan.report.explanation import Explained, explain, explained_text
 from quantplan.report.recommendation import Alternative, Answer
 
@@ -93,7 +95,7 @@ def recommendation(planned: Planned, *, explain: bool = False) -> tuple[Answer, 
             Alternative(plan=plan, trade=trade, decode_per_s=other.merits.decode)
             for plan, trade, other in zip(planned.alternatives, trades, planned.others, strict=True)
         ),
-        next=following(planned), explained=_explained_text(planned, told) if explain else (),
+        load=load_time(planned), next=following(planned), explained=_explained_text(planned, told) if explain else (),
     )  # fmt: skip
     return answer, _data(planned, answer, told, numbers, trades)
 
@@ -114,6 +116,7 @@ def _data(
         "plan": planned.plan,
         "why": list(answer.why),
         "numbers": numbers,
+        "load_s": answer.load,
         "alternatives": planned.alternatives,
         "trades": trades,
         "rejected": [{"what": one.what, "why": one.why} for one in planned.rejected],
@@ -136,6 +139,13 @@ def explained(planned: Planned, numbers: dict[str, float]) -> tuple[Explained, .
         drivers={gpu.name: _driver(gpu.product) for gpu in planned.host.gpus},
         depth=depth_of(planned.request, facts.n_ctx_train, setting.n_ctx), threads=chosen.why,
     )  # fmt: skip
+
+
+def load_time(planned: Planned) -> Figure | None:
+    """Seconds to read the file from a cold disk, where this host's rate was measured."""
+    disk = planned.host.disk
+    file_bytes = planned.tools.outline_of(planned.plan.quant).file_bytes
+    return time_to_load(file_bytes, read_bytes_per_s=disk.read_bytes_per_s if disk else None)
 
 
 def _driver(product: str) -> str:

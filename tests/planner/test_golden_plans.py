@@ -28,8 +28,9 @@ GOLDEN: dict[str, Any] = json.loads((ROOT / "tests" / "data" / "golden_plans.jso
 
 
 @pytest.mark.parametrize("case", SCRIPT.CASES, ids=lambda case: case.title)
-def test_golden(case: Any) -> None:
+def test_golden(case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a change of tables: python scripts/golden_plans.py, and read what changed."""
+    monkeypatch.setenv("QUANTPLAN_STATE", str(tmp_path))
     plan = SCRIPT.planned(case)
     assert SCRIPT.golden(plan) == GOLDEN[case.title]
     docs = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
