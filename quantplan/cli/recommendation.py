@@ -160,6 +160,8 @@ def _explained_text(planned: Planned, told: tuple[Explained, ...]) -> tuple[str,
 
 def following(planned: Planned) -> str:
     """The next command to type: building starts from a local folder, a GGUF is served as it is."""
+    from quantplan.model import catalog
+
     facts, plan = planned.facts, planned.plan
     if facts.origin is FactsOrigin.GGUF_HEADER:
         if facts.source.repo is None:
@@ -170,5 +172,7 @@ def following(planned: Planned) -> str:
         return f"hf download {facts.id} --local-dir {name} && quantplan build {name} --quant {plan.quant}"
     if facts.origin is FactsOrigin.CATALOG:
         return f"quantplan build {facts.id} --quant {plan.quant}"
+    if catalog.find(facts.id) is not None and facts.source.repo is None:
+        return f"quantplan build {facts.id} --quant {plan.quant}"  # the bundled model
     where = facts.source.file if facts.source.repo is None and facts.source.file else facts.id
     return f"quantplan build {shlex.quote(where.removesuffix('/config.json'))} --quant {plan.quant}"

@@ -41,7 +41,7 @@ class Nature:
 def nature_of(facts: ModelFacts) -> Nature:
     """What the model is."""
     kind = _kind(facts)
-    sees = bool(facts.vision_bytes) or facts.arch.endswith(_VISION)
+    sees = facts.sees or facts.arch.endswith(_VISION)
     return Nature(kind=kind, sees=sees, says=(*_says(kind, facts), *_vision(facts, sees=sees)))
 
 

@@ -47,6 +47,8 @@ def _preset(choice: Choice, others: tuple[Choice, ...], request: PlanRequest, to
     if objection is not None:
         asked = request.any_preset and len(request.quants) == 1
         return [f"{'as asked, but' if asked else 'nothing better fits:'} {objection}"]
+    if tools.own is not None:
+        return [f"{quant}: the file's own; a finished file is not quantized again"]
     if len(request.quants) == 1:
         return [f"{quant}: no other preset was to choose from"]
     said = []

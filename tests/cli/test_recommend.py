@@ -240,6 +240,20 @@ def test_an_encoder_is_answered_as_one(tmp_path: Path) -> None:
     assert "--embedding" in plan["argv"]
 
 
+def test_a_model_that_sees_says_so(tmp_path: Path) -> None:
+    text = {
+        "model_type": "gemma3_text", "hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 4,
+        "num_hidden_layers": 6, "num_key_value_heads": 2, "head_dim": 128, "sliding_window": 512,
+        "sliding_window_pattern": 6, "max_position_embeddings": 32768, "vocab_size": 32000,
+    }  # fmt: skip
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text,
+              "vision_config": {"hidden_size": 128, "num_hidden_layers": 2}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    nature = document(str(tmp_path / "config.json"), *TINY_TABLE)["data"]["nature"]
+    assert nature["sees"] is True
+    assert "projector (mmproj)" in nature["says"][-1]
+
+
 def test_the_search_itself_is_fast() -> None:
     """Under 300 ms of processor time over more than 20,000 raw candidates, on the slowest kinds of machine."""
     from quantplan.cli import planning
