@@ -75,8 +75,8 @@ def test_every_flag_that_matters_is_written() -> None:
     argv = bench(("llama-bench",), settings)
     assert " ".join(argv) == (
         "llama-bench --model m.gguf --n-prompt 512 --n-gen 64 --n-depth 0 --threads 16 --n-gpu-layers 999 "
-        "--n-cpu-moe 0 --batch-size 2048 --ubatch-size 512 --cache-type-k f16 --cache-type-v f16 --flash-attn auto --load-mode mmap "
-        "--prio 2 --repetitions 3 --progress --output json --device CUDA0"
+        "--n-cpu-moe 0 --batch-size 2048 --ubatch-size 512 --cache-type-k f16 --cache-type-v f16 "
+        "--flash-attn auto --load-mode mmap --prio 2 --repetitions 3 --progress --output json --device CUDA0"
     )
 
 
