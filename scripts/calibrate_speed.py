@@ -267,12 +267,14 @@ def line(name: str, errors: np.ndarray) -> str:
 
 
 def left_out(
-    rows: Sequence[Row], calibration: Calibration, backend: str, names: Sequence[str], what: str
-) -> np.ndarray:
-    """Errors of rows whose model (or card) the fit of their backend did not see."""
-    parts: dict[str, list[int]] = collections.defaultdict(list)
+    rows: Sequence[Row], calibration: Calibration, backend: str, names: Sequence[str], what: str,
+    folds: int,
+) -> np.ndarray:  # fmt: skip
+    """Errors of rows whose model (or card) the fit of their backend did not see; so many are left out in turns."""
+    names_of = sorted({getattr(row, what) for row in rows})
+    parts: dict[int, list[int]] = collections.defaultdict(list)
     for index, row in enumerate(rows):
-        parts[getattr(row, what)].append(index)
+        parts[names_of.index(getattr(row, what)) % folds].append(index)
     errors = np.zeros(len(rows))
     start = with_backend(calibration, backend, start_calibration().backends[backend])
     for indices in parts.values():
@@ -282,26 +284,23 @@ def left_out(
     return errors
 
 
-def leave_out(data: Mapping[str, Sequence[Row]], calibration: Calibration) -> dict[str, np.ndarray]:
-    """Decode errors of what the fit did not see, printed; by backend, with the model left out."""
+def leave_out(data: Mapping[str, Sequence[Row]], calibration: Calibration, folds: int) -> None:
+    """Prints the decode errors of what the fit did not see: models, then cards."""
     cuda = of([*data["H200"], *data["CUDA"]], "decode")
     barred = np.array([not row.why_not for row in cuda])
-    found = {}
     for what in ("model", "device"):
-        errors = left_out(cuda, calibration, "CUDA", DECODE, what)
-        found[what] = errors
+        errors = left_out(cuda, calibration, "CUDA", DECODE, what, folds)
         print(line(f"CUDA decode, {what} left out", errors))
         print(line(f"CUDA decode, {what} left out, barred", errors[barred]))
     hosted = of([*data["CPU"], *(row for row in data["partial"] if row.kv_offload)], "decode")
     for what in ("model", "device"):
-        print(line(f"CPU and partial, {what} left out", left_out(hosted, calibration, "CPU", DECODE_CPU, what)))
-    return found
+        print(line(f"CPU and partial, {what} left out", left_out(hosted, calibration, "CPU", DECODE_CPU, what, folds)))
 
 
 # ---- ranges
 
 
-COVERED = 0.84  # of the rows lie within the range: between the 75 and the 90 % that a range should cover
+COVERED = 0.82  # of the rows lie within the range: between the 75 and the 90 % that a range should cover
 LEAST, MOST = 0.08, 0.35
 
 
@@ -312,13 +311,11 @@ def half_width(errors: np.ndarray, *, factor: float = 1.0) -> float:
     return float(np.clip(factor * np.quantile(np.abs(np.log1p(errors)), COVERED), LEAST, MOST))
 
 
-def with_ranges(
-    data: Mapping[str, Sequence[Row]], calibration: Calibration, unseen: Mapping[str, np.ndarray] | None
-) -> Calibration:
-    """Half-widths by backend and kind of memory: of CUDA's rows from the models that were left out, where that was
-    done; of backends with few rows a fifth more than their own errors show."""
+def with_ranges(data: Mapping[str, Sequence[Row]], calibration: Calibration) -> Calibration:
+    """Half-widths by backend and kind of memory, from the errors of the rows; of backends with few rows a fifth more
+    than they show."""
     cuda = of([*data["H200"], *data["CUDA"]], "decode")
-    errors = unseen["model"] if unseen else errors_of(cuda, calibration)
+    errors = errors_of(cuda, calibration)
     memory = [memory_of(row) for row in cuda]
     wide = {m: half_width(np.array([e for e, own in zip(errors, memory, strict=True) if own == m]))
             for m in ("GDDR", "HBM", "shared")}  # fmt: skip
@@ -350,6 +347,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write data/speed_calibration.json")
     parser.add_argument("--leave-out", action="store_true", help="also leave out models and cards one at a time")
+    parser.add_argument("--folds", type=int, default=10**6, help="leave out this many groups instead of each alone")
     parser.add_argument("--rows", action="store_true", help="show every row")
     arguments = parser.parse_args()
     data = gather()
@@ -361,10 +359,12 @@ def main() -> None:
     if arguments.rows:
         for name, rows in data.items():
             for row, error in zip(rows, errors_of(rows, calibration), strict=True):
-                print(f"{name:8} {row.kind:8} {row.device:26} {row.model:34} {row.quant:8} {row.args:26} "
-                      f"p{row.n_prompt:<6} d{row.n_depth:<6} {row.type_k:5} {row.measured:9.1f} {error:+7.1%}")  # fmt: skip
-    unseen = leave_out(data, calibration) if arguments.leave_out else None
-    calibration = with_ranges(data, calibration, unseen)
+                what = f"{name:8} {row.kind:8} {row.device:26} {row.model:34} {row.quant:8} {row.args:26}"
+                where = f"p{row.n_prompt:<6} d{row.n_depth:<6} {row.type_k:5}"
+                print(f"{what} {where} {row.measured:9.1f} {error:+7.1%}")
+    if arguments.leave_out:
+        leave_out(data, calibration, arguments.folds)
+    calibration = with_ranges(data, calibration)
     for name, constants in calibration.backends.items():
         prefill = constants.spread_prefill["GDDR"]
         print(f"ranges {name}: decode {rounded(dict(constants.spread_decode))}, prefill {prefill:.2f}")

@@ -41,7 +41,7 @@ from quantplan.planner.speed import PreparedSpeed, SpeedHost, predict, predict_v
 from quantplan.quant.presets import PRESETS, apply_preset
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("QUANTPLAN_SHARED", ROOT.parent / "shared"))
+TRUTH = [Path(os.environ.get("QUANTPLAN_SHARED", ROOT.parent / "shared")) / "truth"]  # a script may point elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,10 @@ def spec_of(card: str) -> GpuSpec:
 
 
 def shared_rows(name: str) -> list[dict[str, str]]:
-    with (SHARED / "truth" / name).open(newline="", encoding="utf-8") as file:
+    path = TRUTH[0] / name
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

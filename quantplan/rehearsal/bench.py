@@ -22,11 +22,12 @@ from quantplan.memory.placement import ContextParams, Placement
 from quantplan.model.facts import FactsOrigin, ModelFacts
 from quantplan.planner.calibration import HostMeasurement
 from quantplan.planner.speed import PreparedSpeed, SpeedHost, predict_values, prepare_speed
+from quantplan.planner.speed_work import work_of
 from quantplan.rehearsal.ask import Answer, Question, answer
-from quantplan.rehearsal.calibration import keep_bench, speed_host_for
+from quantplan.rehearsal.calibration import keep_bench, read_bench, speed_host_for
 from quantplan.rehearsal.engine_word import weightless_file
 from quantplan.rehearsal.holes import holes_folder
-from quantplan.rehearsal.rehearse import occupied_bytes
+from quantplan.rehearsal.rehearse import Rehearsal, occupied_bytes
 
 # Without a model: a small one and a larger one that a device has the room for, in a plain and in a packed preset
 SMALL = (("Qwen3-0.6B", "Q8_0"), ("Llama-3.2-1B", "Q4_K_M"))
@@ -146,6 +147,35 @@ def run_bench(
     path = keep_bench(host, rows, folder=kept)
     return BenchReport(runs=tuple(runs), engine_build=tools.build.label, measured_at=stamp,
                        host_fingerprint=host.fingerprint, kept=str(path))  # fmt: skip
+
+
+def keep_rehearsal(
+    told: Answer, found: Rehearsal, host: HostFacts, *, kept: Path | None = None
+) -> tuple[HostMeasurement, ...]:
+    """What a rehearsal showed of this host's speed, kept where no bench of the same configuration is. Only of a model
+    that lies wholly on one device: what each of several took is not known."""
+    names = (*told.placement.devices, HOST)
+    works = work_of(prepare_speed(told.facts, told.tensors), told.placement, kv_offload=told.ctx.kv_offload)
+    busy = [name for name, work in zip(names, works, strict=True) if not work.is_idle]
+    if found.speed is None or len(busy) != 1 or found.speed.decode_per_s <= 0 or found.speed.prefill_per_s <= 0:
+        return ()
+    prepared = prepare_speed(told.facts, told.tensors, same_experts=found.weights == "zeros")
+    shipped = _uncorrected(speed_host_for(host, folder=kept))
+    lines = (
+        BenchLine(n_prompt=found.speed.n_prompt, n_gen=0, n_depth=0, samples=(found.speed.prefill_per_s,),
+                  build_commit="", backends=""),
+        BenchLine(n_prompt=0, n_gen=found.speed.n_decoded, n_depth=found.speed.n_prompt,
+                  samples=(found.speed.decode_per_s,), build_commit="", backends=""),
+    )  # fmt: skip
+    job = BenchJob(answer=told, device=busy[0])
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    build = found.measured.engine_build or "unknown"
+    known = {(row.device, row.kind, row.model, row.quant) for row in read_bench(host, folder=kept) if row.n_runs > 1}
+    rows = [_judged(job, prepared, shipped, line, build, stamp)[1] for line in lines]
+    fresh = tuple(row for row in rows if (row.device, row.kind, row.model, row.quant) not in known)
+    if fresh:
+        keep_bench(host, fresh, folder=kept)
+    return fresh
 
 
 def _uncorrected(host: SpeedHost) -> SpeedHost:
