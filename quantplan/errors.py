@@ -225,13 +225,17 @@ class DoesNotFit(QuantplanError):
 
 
 class NothingFits(DoesNotFit):
-    """No candidate fits. `changes` are single changes that would make one fit, (what, value), the smallest first."""
+    """No candidate fits. `changes` are single changes that would make one fit, (what, value), the smallest first;
+    `why` is the reason where it is not the memory."""
 
     def __init__(
-        self, *, device: str, need_bytes: int, free_bytes: int, what: str, changes: Sequence[tuple[str, str]]
-    ) -> None:
+        self, *, device: str, need_bytes: int, free_bytes: int, what: str, changes: Sequence[tuple[str, str]],
+        why: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(device=device, need_bytes=need_bytes, free_bytes=free_bytes, what=what)
-        self.changes = tuple(changes)
+        if why is not None:
+            self.args = (why,)
+        self.changes, self.why = tuple(changes), why
 
 
 class Contradiction(QuantplanError):

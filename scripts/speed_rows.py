@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from quantplan.artifact.plan_file import Figure
 from quantplan.errors import QuantplanError
 from quantplan.hardware.facts import HostFacts
 from quantplan.hardware.gpu_table import GpuSpec, find_gpu
@@ -36,11 +37,11 @@ from quantplan.model.catalog import entries
 from quantplan.model.facts import ModelFacts
 from quantplan.model.read import read_model
 from quantplan.planner.calibration import Calibration
-from quantplan.planner.speed import PreparedSpeed, predict_values, prepare_speed, speed_host
+from quantplan.planner.speed import PreparedSpeed, SpeedHost, predict, predict_values, prepare_speed, speed_host
 from quantplan.quant.presets import PRESETS, apply_preset
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("QUANTPLAN_SHARED", ROOT.parent / "shared"))
+TRUTH = [Path(os.environ.get("QUANTPLAN_SHARED", ROOT.parent / "shared")) / "truth"]  # a script may point elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Row:
     type_v: str = "F16"
     args: str = ""
     same_experts: bool = False
+    n_active: int = 1  # slots that decode at once: `measured` is all of them together
     kv_offload: bool = True
     why_not: str = ""
 
@@ -175,7 +177,10 @@ def spec_of(card: str) -> GpuSpec:
 
 
 def shared_rows(name: str) -> list[dict[str, str]]:
-    with (SHARED / "truth" / name).open(newline="", encoding="utf-8") as file:
+    path = TRUTH[0] / name
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -195,7 +200,7 @@ def h200_rows() -> Iterator[Row]:
 # Hosts of our own runs: engine threads, RAM bandwidth in bytes a second and how it was measured, CPU features
 HOSTS = {
     "CPU 16 cores": (16, 72_000_000_000, ("avx2", "avx512f")),  # memcpy, as ../shared/facts/estimation.md says
-    "CPU 2 cores": (2, 33_950_000_000, ("avx2", "avx512f")),  # quantplan hardware --measure: memchr, best of 103
+    "CPU 2 cores": (2, 38_600_000_000, ("avx2", "avx512f")),  # quantplan hardware --measure: a sum, best of 11
 }
 
 
@@ -211,7 +216,7 @@ def more_rows(path: Path | None = None) -> Iterator[Row]:
                 n_depth=int(row["n_depth"]) + (0 if prefill else int(row["n_gen"]) // 2),
                 measured=float(row["tokens_per_s"]), n_batch=int(row["n_batch"]), n_ubatch=int(row["n_ubatch"]),
                 type_k=row["type_k"].upper(), type_v=row["type_v"].upper(), args=args, same_experts=True,
-                n_prompt=int(row["n_prompt"]), kv_offload=row["no_kv_offload"] != "True",
+                n_prompt=int(row["n_prompt"]), kv_offload=row["no_kv_offload"] != "True", n_active=int(row["n_active"]),
             )  # fmt: skip
 
 
@@ -307,16 +312,31 @@ def prepared_of(row: Row) -> PreparedSpeed:
     return prepared(row.model, row.quant, row.same_experts)
 
 
-def predicted(row: Row, calibration: Calibration, backend: str | None = None) -> float:
-    """Tokens a second of a row. `backend` names the constants where a card is driven by another than usual."""
+def setting_of(row: Row, calibration: Calibration, backend: str | None = None) -> tuple[SpeedHost, Placement, int]:
+    """Host, placement and depth of a row. `backend` names the constants where a card has another than usual."""
     facts = host_of(row.device, row.args)
     host = speed_host(facts, calibration)
     if backend and facts.gpus:
-        named = tuple(
-            replace(d, constants=calibration.backends[backend]) if d.kind == "gpu" else d for d in host.devices
-        )
-        host = replace(host, devices=named)
-    placement = placement_of(row, tuple(gpu.name for gpu in facts.gpus))
+        constants = calibration.backends[backend]
+        devices = (replace(d, constants=constants) if d.kind == "gpu" else d for d in host.devices)
+        host = replace(host, devices=tuple(devices))
     depth = row.n_depth + (max(row.n_prompt - row.n_ubatch, 0) // 2 if row.kind == "prefill" else 0)
-    decode, prefill = predict_values(prepared_of(row), context_of(row), placement, host, n_depth=depth)
+    return host, placement_of(row, tuple(gpu.name for gpu in facts.gpus)), depth
+
+
+def predicted(row: Row, calibration: Calibration, backend: str | None = None) -> float:
+    """Tokens a second of a row."""
+    host, placement, depth = setting_of(row, calibration, backend)
+    decode, prefill = predict_values(prepared_of(row), context_of(row), placement, host, n_depth=depth,
+                                     n_active=row.n_active)  # fmt: skip
     return decode if row.kind == "decode" else prefill
+
+
+def figure_of(row: Row, calibration: Calibration) -> Figure:
+    """Tokens a second of a row with their range, as the product says them."""
+    backend = None if row.backend == "CPU" else row.backend
+    host, placement, depth = setting_of(row, calibration, backend)
+    speed = predict(prepared_of(row), context_of(row), placement, host, n_depth=depth, n_active=row.n_active)
+    figure = speed.decode if row.kind == "decode" else speed.prefill
+    assert figure is not None
+    return figure

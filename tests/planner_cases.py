@@ -148,6 +148,8 @@ def key(case: Case, tools: Instruments, setting: Setting) -> Key | None:
     """The key of a candidate, worked out without the search; None where it is too slow."""
     request = case.request
     depth = request.n_depth or least_context(request, tools.n_ctx_train)
+    if request.objective is Objective.CONTEXT:
+        depth = setting.n_ctx
     pooled = replace(setting, n_ctx=depth)
     decode, prefill = tools.speed_of(pooled, depth, 1)
     total = decode if setting.n_parallel == 1 else tools.speed_of(pooled, depth, setting.n_parallel)[0]

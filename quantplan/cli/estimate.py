@@ -20,11 +20,14 @@ from quantplan.errors import ExitCode
               help="Whose rule for the buffers.")  # fmt: skip
 @click.option("--engine", is_flag=True, help="Ask the engine itself, with a model that has no weights.")
 @click.option("--compare", is_flag=True, help="Show the arithmetic and the engine side by side.")
+@click.option("--depth", "n_depth", type=click.IntRange(0), help="Context that the speed is of (all).")
+@click.option("--prompt", "n_prompt", type=click.IntRange(1), help="Prompt whose first token is timed.")
 @click.option("--llama", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the tools.")
 @json_option
 def command(model: str, hardware: str | None, engine: bool, compare: bool, llama: Path | None, as_json: bool,
             **question: Any) -> int:  # fmt: skip
-    """What MODEL needs, by device and part in MiB, against what is free: does it fit, and if not, what to change.
+    """What MODEL needs, by device and part in MiB, against what is free: does it fit, and if not, what to change; and
+    how fast it decodes and reads a prompt, with a range and where that comes from.
 
     An option left out means what llama-server would do; the answer says what that was. Exit status 3 when it does
     not fit.

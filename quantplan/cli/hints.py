@@ -128,6 +128,26 @@ def _bad_job(error: errors.QuantplanError) -> str:
     if error.path.endswith(".partial"):
         return "name other results with --output, or remove the journal to begin anew"
     return 'a line is {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}'
+def _nothing_fits(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.NothingFits | errors.Contradiction)
+    if not error.changes:
+        return "no single change makes it fit: a smaller model, or another machine (--hardware NAME tries one)"
+    said = [_CHANGES[what].format(value=value) for what, value in error.changes]
+    return f"the smallest change: {said[0]}" + (f"; also: {', '.join(said[1:])}" if said[1:] else "")
+
+
+_CHANGES = {
+    "speed": "--min-speed {value}",
+    "slots": "--parallel {value}",
+    "cache": "--kv {value}",
+    "context": "--ctx {value}",
+    "presets": "--quant {value}",
+    "devices": "without --device",
+    "prompt cache": "--cache-ram {value}",
+    "ram": "--max-ram {value}MiB",
+    "disk": "--max-disk {value}MiB (that much must be free)",
+    "margin": "--margin {value}",
+}
 
 
 Hint = str | Callable[[errors.QuantplanError], str]
@@ -182,6 +202,8 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     ),
     (errors.KeepsCrashing, "its last lines say why; quantplan doctor looks at the machine"),
     (errors.ServerUnreachable, "check the address; quantplan serve ARTIFACT starts one and prints it"),
+    (errors.NothingFits, _nothing_fits),
+    (errors.Contradiction, _nothing_fits),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.DiskFull, "free some space and run the same command again: what has finished is not repeated"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("quantplan.cli.recommend", "The best quantization, context and offload of a model for this host."),
     "estimate": ("quantplan.cli.estimate", "Memory by device and part, before any download: does it fit?"),
     "rehearse": ("quantplan.cli.rehearse", "Start the server as planned on a model without weights, and measure."),
+    "bench": ("quantplan.cli.bench", "How fast this host really is: corrects every later prediction."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
     "compare": ("quantplan.cli.compare", "Artifacts of one source side by side: size, quality, speed, memory."),
     "history": ("quantplan.cli.history", "What was built and measured here, and what became worse since it passed."),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantplan.artifact.plan_file import Plan, Quality
 from quantplan.cli.plan_tools import ModelOnHost, capacities_of, full_depth
@@ -23,6 +23,9 @@ from quantplan.planner.nature import Kind, Nature, nature_of
 from quantplan.planner.plan import Context, make_plan
 from quantplan.planner.request import USUAL_N_CTX, Capacity, Objective, PlanRequest
 from quantplan.planner.search import Search
+
+if TYPE_CHECKING:
+    from quantplan.quant.quality import OwnMeasurement, QualityTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +176,7 @@ def quality_of(facts: ModelFacts) -> Callable[[str], Quality | None]:
 
     table = read_quality_table()
     family, active = family_of(facts.id, table), facts.active_parameters
+    measured = _measured_here(facts.id, table)
 
     @cache
     def of(quant: str) -> Quality | None:
@@ -181,10 +185,26 @@ def quality_of(facts: ModelFacts) -> Callable[[str], Quality | None]:
             return Quality(kld_mean=0.0, ppl_ratio=1.0, low=0.0, high=0.01, origin=why)
         return expected_quality(
             quant, n_params=facts.parameters, family=family, arch=facts.arch, table=table,
-            n_active=active if active < facts.parameters else None,
+            n_active=active if active < facts.parameters else None, measured=measured,
         )  # fmt: skip
 
     return of
+
+
+def _measured_here(model: str, table: QualityTable) -> tuple[OwnMeasurement, ...]:
+    """What gates on this host measured of this model and its siblings; a history that cannot be read is no reason not
+    to plan."""
+    from quantplan.artifact.history_store import store_file
+    from quantplan.errors import HistoryUnreadable
+
+    if not store_file().exists():
+        return ()
+    from quantplan.quant.own_quality import own_measurements
+
+    try:
+        return own_measurements(model, table=table)
+    except HistoryUnreadable:
+        return ()
 
 
 def objection(quant: str, request: PlanRequest) -> str | None:

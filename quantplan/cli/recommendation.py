@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from quantplan.artifact.plan_file import Figure
 from quantplan.cli import planning
 from quantplan.cli.plan_options import request_from
 from quantplan.cli.planning import Companions, Planned
@@ -15,9 +16,10 @@ from quantplan.memory.drivers import driver_context
 from quantplan.memory.estimate import HOST, ExtraModel
 from quantplan.model.facts import FactsOrigin, ModelFacts
 from quantplan.planner import reasons, threads
-from quantplan.planner.instruments import least_context
+from quantplan.planner.instruments import depth_of, least_context
 from quantplan.planner.plan import reads_host
 from quantplan.planner.request import PlanRequest
+from quantplan.planner.speed import time_to_load
 from quantplan.report.explanation import Explained, explain, explained_text
 from quantplan.report.recommendation import Alternative, Answer
 
@@ -82,7 +84,7 @@ def recommendation(planned: Planned, *, explain: bool = False) -> tuple[Answer, 
     trades = [reasons.trade(other, choice) for other in planned.others]
     numbers = reasons.arithmetic(choice, request)
     told = explained(planned, numbers)
-    depth = request.n_depth or least_context(request, facts.n_ctx_train)
+    depth = depth_of(request, facts.n_ctx_train, choice.setting.n_ctx)
     generates = not planned.nature.embeds
     answer = Answer(
         facts=facts, host=planned.host, plan=planned.plan, is_what=planned.nature.says, depth=depth,
@@ -93,7 +95,7 @@ def recommendation(planned: Planned, *, explain: bool = False) -> tuple[Answer, 
             Alternative(plan=plan, trade=trade, decode_per_s=other.merits.decode)
             for plan, trade, other in zip(planned.alternatives, trades, planned.others, strict=True)
         ),
-        next=following(planned), explained=_explained_text(planned, told) if explain else (),
+        load=load_time(planned), next=following(planned), explained=_explained_text(planned, told) if explain else (),
     )  # fmt: skip
     return answer, _data(planned, answer, told, numbers, trades)
 
@@ -114,6 +116,7 @@ def _data(
         "plan": planned.plan,
         "why": list(answer.why),
         "numbers": numbers,
+        "load_s": answer.load,
         "alternatives": planned.alternatives,
         "trades": trades,
         "rejected": [{"what": one.what, "why": one.why} for one in planned.rejected],
@@ -134,8 +137,15 @@ def explained(planned: Planned, numbers: dict[str, float]) -> tuple[Explained, .
     return explain(
         planned.plan, facts, cells=ctx.n_cells * ctx.n_stream, arithmetic=numbers, searched=searched,
         drivers={gpu.name: _driver(gpu.product) for gpu in planned.host.gpus},
-        depth=planned.request.n_depth or least_context(planned.request, facts.n_ctx_train), threads=chosen.why,
+        depth=depth_of(planned.request, facts.n_ctx_train, setting.n_ctx), threads=chosen.why,
     )  # fmt: skip
+
+
+def load_time(planned: Planned) -> Figure | None:
+    """Seconds to read the file from a cold disk, where this host's rate was measured."""
+    disk = planned.host.disk
+    file_bytes = planned.tools.outline_of(planned.plan.quant).file_bytes
+    return time_to_load(file_bytes, read_bytes_per_s=disk.read_bytes_per_s if disk else None)
 
 
 def _driver(product: str) -> str:
@@ -150,6 +160,8 @@ def _explained_text(planned: Planned, told: tuple[Explained, ...]) -> tuple[str,
 
 def following(planned: Planned) -> str:
     """The next command to type: building starts from a local folder, a GGUF is served as it is."""
+    from quantplan.model import catalog
+
     facts, plan = planned.facts, planned.plan
     if facts.origin is FactsOrigin.GGUF_HEADER:
         if facts.source.repo is None:
@@ -160,5 +172,7 @@ def following(planned: Planned) -> str:
         return f"hf download {facts.id} --local-dir {name} && quantplan build {name} --quant {plan.quant}"
     if facts.origin is FactsOrigin.CATALOG:
         return f"quantplan build {facts.id} --quant {plan.quant}"
+    if catalog.find(facts.id) is not None and facts.source.repo is None:
+        return f"quantplan build {facts.id} --quant {plan.quant}"  # the bundled model
     where = facts.source.file if facts.source.repo is None and facts.source.file else facts.id
     return f"quantplan build {shlex.quote(where.removesuffix('/config.json'))} --quant {plan.quant}"

@@ -30,6 +30,7 @@ def command(model: str, random: bool, n_prompt: int, n_decode: int, llama: Path 
     from quantplan.hardware.measure import read_measured
     from quantplan.llama.toolchain import find_toolchain
     from quantplan.rehearsal.ask import estimate
+    from quantplan.rehearsal.bench import keep_rehearsal
     from quantplan.rehearsal.rehearse import rehearse
     from quantplan.report.rehearsal_text import rehearsal_text
 
@@ -37,5 +38,6 @@ def command(model: str, random: bool, n_prompt: int, n_decode: int, llama: Path 
     answer = estimate(model, hardware=host, **question)
     disk = next((item.bytes_per_s for item in read_measured(host) if item.what == "disk"), None)
     found = rehearse(answer, tools, random=random, n_prompt=n_prompt, n_decode=n_decode, disk_bytes_per_s=disk)
+    keep_rehearsal(answer, found, host)
     unmeasured = () if disk else (_UNMEASURED,)
     emit("rehearse", found, as_json=as_json, text=rehearsal_text(found), warnings=(*answer.warnings, *unmeasured))

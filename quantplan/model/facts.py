@@ -89,7 +89,8 @@ class ModelFacts:
     has_chat_template: bool | None = None
     licence: str | None = None
     source: SourceFacts = field(default_factory=SourceFacts)
-    vision_bytes: int | None = None  # a vision tower's, as the checkpoint holds it; None where there is none or unknown
+    sees: bool = False  # the checkpoint's configuration has a vision tower
+    vision_bytes: int | None = None  # the tower's, as the checkpoint holds it; None where there is none or unknown
     metadata: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -89,7 +89,8 @@ def _facts_of_checkpoint(found: CheckpointModel) -> ModelFacts:
         has_chat_template=found.has_chat_template,
         warnings=(*found.warnings, *converted.warnings),
     )
-    return replace(facts, vision_bytes=converted.vision_bytes or None)
+    sees = bool(converted.vision_bytes) or isinstance(found.config.get("vision_config"), Mapping)
+    return replace(facts, sees=sees, vision_bytes=converted.vision_bytes or None)
 
 
 def _facts_of_entry(entry: CatalogEntry, warnings: Sequence[str]) -> ModelFacts:

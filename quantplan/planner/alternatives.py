@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from quantplan.planner.candidates import Choice
-from quantplan.planner.instruments import least_context
+from quantplan.planner.instruments import depth_of
 from quantplan.planner.request import Objective, PlanRequest
 from quantplan.planner.search import Search
 
@@ -43,7 +43,7 @@ def _alike(a: Choice, b: Choice) -> bool:
 
 def alternatives(search: Search, request: PlanRequest, best: Choice, *, contexts: Sequence[int]) -> tuple[Choice, ...]:
     """The front around a choice: every other preset at its context, its preset at other contexts."""
-    depth = request.n_depth or least_context(request, search.tools.n_ctx_train)  # all are compared at the same depth
+    depth = depth_of(request, search.tools.n_ctx_train, best.setting.n_ctx)  # all are compared at the same depth
     request = replace(request, n_depth=depth)
     asked = [replace(request, quants=(quant,), n_ctx=best.setting.n_ctx) for quant in request.quants
              if quant != best.setting.quant]  # fmt: skip
@@ -56,7 +56,7 @@ def alternatives(search: Search, request: PlanRequest, best: Choice, *, contexts
 
 def front(search: Search, request: PlanRequest, *, contexts: Sequence[int]) -> tuple[Choice, ...]:
     """The whole front: the fastest of every preset, cache type, number of slots and context."""
-    depth = request.n_depth or least_context(request, search.tools.n_ctx_train)
+    depth = depth_of(request, search.tools.n_ctx_train, min(contexts))
     fastest = replace(request, objective=Objective.SPEED, any_preset=True, n_depth=depth)
     found = []
     for quant in request.quants:

@@ -31,7 +31,7 @@ class BackendSpeed:
     `batch` is the share of `cost` that each further token of a small batch takes.
     Prefill: `prefill` is the share of the 16-bit arithmetic by class; of quantized weights and of attention times
     `matrix` by kind of memory (cards with HBM have matrix units that these kernels use less of); a matrix works on
-    `tile` tokens more than there are, one of an expert on `expert_tile` more;
+    `tile` tokens more than there are, one of an expert on `expert_tile` more and at `prefill_experts` of the share;
     `prefill_matrix_s` and `prefill_layer_s` are seconds a matrix and a layer take of every micro-batch.
     `crossing_s` is what going over to another device and back takes, once for a run of layers.
     `spread_decode` and `spread_prefill` are the relative half-widths of the ranges by kind of memory.
@@ -50,6 +50,7 @@ class BackendSpeed:
     token_s: float
     batch: float
     prefill: Mapping[str, float]
+    prefill_experts: float
     prefill_attention: float
     matrix: Mapping[str, float]
     tile: float
@@ -74,7 +75,8 @@ class CardCompute:
 class HostMeasurement:
     """One run of the engine on this very host, beside what the shipped constants say of it.
 
-    `seconds` are those of a token, measured and predicted. `nbytes` are what a decoded token reads.
+    Seconds are those of a token; `predicted_s` are of the shipped constants at `bandwidth_bytes_per_s`. `nbytes` are
+    what a decoded token reads, `spread` is the relative half-width of the samples.
     """
 
     device: str
@@ -87,6 +89,7 @@ class HostMeasurement:
     n_depth: int
     measured_s: float
     predicted_s: float
+    bandwidth_bytes_per_s: int
     spread: float
     n_runs: int
     build: str
@@ -100,9 +103,11 @@ class Calibration:
     backends: Mapping[str, BackendSpeed]
     staged_bytes_per_s: float  # what reaches a GPU of a file that is mapped, not pinned
     unmeasured_ram: Mapping[str, float]  # bytes a second, value, low and high, where RAM was never measured
+    unmeasured_ram_is: str
     source: str
     cards: Mapping[str, CardCompute] = field(default_factory=dict)
     measured: tuple[HostMeasurement, ...] = ()
+    ram_is_quick: bool = False  # RAM was measured in a moment, on a host that may have been busy
 
 
 def calibration_from(told: Mapping[str, Any]) -> Calibration:
@@ -110,5 +115,5 @@ def calibration_from(told: Mapping[str, Any]) -> Calibration:
     backends = {name: BackendSpeed(**values) for name, values in told["backends"].items()}
     return Calibration(
         backends=backends, staged_bytes_per_s=told["staged_bytes_per_s"], unmeasured_ram=told["unmeasured_ram"],
-        source=told["source"],
+        unmeasured_ram_is=told["unmeasured_ram_is"], source=told["source"],
     )  # fmt: skip

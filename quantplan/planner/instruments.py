@@ -103,12 +103,22 @@ def contexts(request: PlanRequest, n_ctx_train: int) -> tuple[int, ...]:
     found = [least]
     while found[-1] * 2 < most:
         found.append(found[-1] * 2)
+    if request.objective is Objective.CONTEXT:  # halfway too: it is what is asked for
+        found = sorted({*found, *(n for n in (one * 3 // 2 for one in found) if n < most)})
     return tuple(dict.fromkeys((*found, max(most, least))))
 
 
 def least_context(request: PlanRequest, n_ctx_train: int) -> int:
     """The context that every candidate has: asked, or the usual."""
     return request.n_ctx or request.n_ctx_min or min(USUAL_N_CTX, n_ctx_train or USUAL_N_CTX)
+
+
+def depth_of(request: PlanRequest, n_ctx_train: int, n_ctx: int) -> int:
+    """Tokens in the context when the speed of a candidate of n_ctx is judged: the same for all, so that a longer one
+    does not look slower; with the objective `context` its own whole length, since it is meant to be filled."""
+    if request.n_depth is not None:
+        return request.n_depth
+    return n_ctx if request.objective is Objective.CONTEXT else least_context(request, n_ctx_train)
 
 
 def shortage(needs: Sequence[DeviceMemory], capacities: Mapping[str, Capacity]) -> tuple[DeviceMemory, Capacity] | None:

@@ -41,7 +41,7 @@ class Nature:
 def nature_of(facts: ModelFacts) -> Nature:
     """What the model is."""
     kind = _kind(facts)
-    sees = bool(facts.vision_bytes) or facts.arch.endswith(_VISION)
+    sees = facts.sees or facts.arch.endswith(_VISION)
     return Nature(kind=kind, sees=sees, says=(*_says(kind, facts), *_vision(facts, sees=sees)))
 
 
@@ -79,9 +79,11 @@ def _says(kind: Kind, facts: ModelFacts) -> tuple[str, ...]:
             "the type of the cache and flash attention make no difference to it",
         )
     if kind is Kind.HYBRID:
+        both = any(_state(layer) and layer.has_kv and layer.n_head_kv for layer in facts.layers)
+        where = "beside their cache" if both else "instead of a cache"
         return (
-            f"a hybrid: {recurrent} of {facts.n_layer} layers keep a state instead of a cache, {state} a slot; every "
-            "slot more costs that again (the server's own default is 4 slots)",
+            f"a hybrid: {recurrent} of {facts.n_layer} layers keep a state {where}, {state} a slot; every slot more "
+            "costs that again (the server's own default is 4 slots)",
         )
     if kind is Kind.ENCODER:
         return (

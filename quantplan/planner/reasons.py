@@ -47,6 +47,8 @@ def _preset(choice: Choice, others: tuple[Choice, ...], request: PlanRequest, to
     if objection is not None:
         asked = request.any_preset and len(request.quants) == 1
         return [f"{'as asked, but' if asked else 'nothing better fits:'} {objection}"]
+    if tools.own is not None:
+        return [f"{quant}: the file's own; a finished file is not quantized again"]
     if len(request.quants) == 1:
         return [f"{quant}: no other preset was to choose from"]
     said = []
@@ -109,6 +111,9 @@ def _context(choice: Choice, request: PlanRequest, tools: Instruments) -> list[s
         if trained and n_ctx > trained:
             return [f"{said}: more than the {trained:,} it was trained for, answers degrade beyond"]
         return [said]
+    if request.objective is Objective.CONTEXT and n_ctx != tools.n_ctx_train:
+        longer = next((one for one in contexts(request, tools.n_ctx_train) if one > n_ctx), None)
+        return [f"{n_ctx:,} tokens of context: {longer:,} would be slower than reading, or not fit"] if longer else []
     most = contexts(request, tools.n_ctx_train)[-1]
     if n_ctx == tools.n_ctx_train:
         return [f"{n_ctx:,} tokens of context: all it was trained for"]

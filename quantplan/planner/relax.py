@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from quantplan.errors import Contradiction, NothingFits
 from quantplan.memory.estimate import HOST
-from quantplan.planner.candidates import Choice, capacities_for, describe
+from quantplan.planner.candidates import Choice, capacities_for, describe, too_large_for_disk
 from quantplan.planner.instruments import least_context
 from quantplan.planner.outline import frame_of
 from quantplan.planner.request import PRESETS, PlanRequest, Setting
@@ -37,7 +37,20 @@ def refusal(search: Search, request: PlanRequest) -> NothingFits | Contradiction
     if len(own) > 1:
         names = tuple(_named(change, request) for change in own[:2])
         return Contradiction(first=names[0], second=names[1], changes=told)
-    return NothingFits(device=device, need_bytes=need, free_bytes=have, what=what, changes=told)
+    return NothingFits(device=device, need_bytes=need, free_bytes=have, what=what, changes=told,
+                       why=_other_reason(search, request, changes))  # fmt: skip
+
+
+def _other_reason(search: Search, request: PlanRequest, changes: Sequence[Change]) -> str | None:
+    """Why nothing fits where it is not the memory: the speed that is asked for, or the disk."""
+    first = changes[0] if changes else None
+    if first is not None and first.what == "speed":
+        return f"no plan reaches {request.min_tokens_per_s:g} tokens/s here: the fastest decodes at {first.value}"
+    if first is not None and first.what == "disk":
+        found = (too_large_for_disk(request, search.tools, quant) for quant in request.quants)
+        told = [f"{one.what}: {one.why}" for one in found if one is not None]
+        return told[-1] if told else None
+    return None
 
 
 def _changes(search: Search, request: PlanRequest) -> Iterator[Change]:
@@ -94,6 +107,12 @@ def _limits(search: Search, request: PlanRequest) -> Iterator[Change]:
         if choice is not None:
             need = next(n.total_bytes for n in choice.needs if n.name == HOST)
             yield Change(what="ram", value=str(-(-need // MIB)), choice=choice, asked=True)
+    disk = search.tools.free_disk_bytes
+    if request.max_disk_bytes is None and disk is not None:
+        roomy = Search(replace(search.tools, free_disk_bytes=None)).best(request)
+        if roomy is not None:
+            need = search.tools.outline_of(roomy.setting.quant).file_bytes
+            yield Change(what="disk", value=str(-(-need // MIB)), choice=roomy, asked=False)
     if request.max_disk_bytes is not None:
         choice = search.best(replace(request, max_disk_bytes=None))
         if choice is not None:

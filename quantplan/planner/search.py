@@ -27,7 +27,7 @@ from quantplan.planner.candidates import (
 )
 from quantplan.planner.families import Family, Rooms, best_spread, families_of, members, mixed, splits, still_fits
 from quantplan.planner.floors import Floors
-from quantplan.planner.instruments import Instruments, Space, least_context, shortage, space_of
+from quantplan.planner.instruments import Instruments, Space, depth_of, shortage, space_of
 from quantplan.planner.outline import Frame, Spread, frame_of
 from quantplan.planner.request import SLOTS, PlanRequest, Setting
 from quantplan.planner.score import Key, Merits, cache_worth, key_of
@@ -225,7 +225,7 @@ class Search:
 
     def _speed(self, request: PlanRequest, setting: Setting) -> tuple[float, float, float]:
         """Decode of one request, of all slots, and prefill, at the depth all candidates are compared at."""
-        depth = request.n_depth or least_context(request, self.tools.n_ctx_train)
+        depth = depth_of(request, self.tools.n_ctx_train, setting.n_ctx)
         pooled = replace(setting, n_ctx=max(depth, 1))  # speed depends on the depth, not on the cells behind it
         one = self._asked(pooled, depth, 1)
         if setting.n_parallel == 1:

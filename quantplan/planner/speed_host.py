@@ -17,6 +17,7 @@ _FLOPS_PER_BYTE, _MATRIX_PER_FLOP = 35.0, 2.0
 # need: https://docs.nvidia.com/cuda/cuda-c-programming-guide (arithmetic instructions by compute capability)
 _HALF_FLOAT = frozenset({(6, 0), (7, 0), (7, 2), (7, 5), (8, 0)})
 _PCIE3_LANE = 0.985e9  # bytes a second of one PCIe 3.0 lane; each generation doubles it
+_QUICK_SPREAD = 0.1  # of a bandwidth measured in a moment, beside the model's own
 _NOMINAL_HZ = 3.0e9  # a CPU's clock is not in its facts: the constants are fitted with this one
 _WIDE, _NARROW = 64.0, 32.0  # float operations a core and clock: two fused units of 512 or 256 bit
 
@@ -86,11 +87,14 @@ def _gpu(gpu: GpuFacts, calibration: Calibration) -> DeviceSpeed:
         fp16 = max(fp16, fp32)  # Pascal's half precision is a trickle: the engine computes in 8 and 32 bit there
     memory: Memory = "shared" if gpu.unified else card.memory if card else "GDDR"
     is_measured = gpu.bandwidth_source == "measured"
+    rows = tuple(row for row in calibration.measured if row.device == gpu.name)
+    # a bench was compared with what the bandwidth known then gives: it goes with that one
+    bandwidth = rows[-1].bandwidth_bytes_per_s if rows else gpu.bandwidth_bytes_per_s
     return DeviceSpeed(
-        name=gpu.name, kind="gpu", backend=backend, bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
-        bandwidth_is_measured=is_measured, fp16_flops_per_s=fp16, fp32_flops_per_s=fp32, link_bytes_per_s=_link(gpu),
+        name=gpu.name, kind="gpu", backend=backend, bandwidth_bytes_per_s=bandwidth, bandwidth_is_measured=is_measured,
+        fp16_flops_per_s=fp16, fp32_flops_per_s=fp32, link_bytes_per_s=_link(gpu),
         memory=memory, constants=calibration.backends[backend], bandwidth_origin=gpu.bandwidth_source or "",
-        measured=tuple(row for row in calibration.measured if row.device == gpu.name),
+        measured=rows,
     )  # fmt: skip
 
 
@@ -108,13 +112,23 @@ def _cpu(host: HostFacts, calibration: Calibration) -> DeviceSpeed:
     flops = max(host.cpu.n_threads, 1) * _NOMINAL_HZ * wide
     known = host.ram.bandwidth_bytes_per_s
     assumed = calibration.unmeasured_ram
-    here = host.profile is None
+    rows = tuple(row for row in calibration.measured if row.device == HOST)
     return DeviceSpeed(
         name=HOST, kind="cpu", backend="CPU",
-        bandwidth_bytes_per_s=known if known is not None else int(assumed["value"]),
-        bandwidth_is_measured=known is not None and here, fp16_flops_per_s=flops, fp32_flops_per_s=flops, memory="DDR",
+        bandwidth_bytes_per_s=rows[-1].bandwidth_bytes_per_s if rows else known if known else int(assumed["value"]),
+        bandwidth_is_measured=known is not None and host.profile is None,
+        fp16_flops_per_s=flops, fp32_flops_per_s=flops, memory="DDR",
         constants=calibration.backends["CPU"],
-        bandwidth_origin=("measured" if here else "given") if known is not None else "assumed",
-        bandwidth_spread=0.0 if known is not None else assumed["high"] / assumed["value"] - 1,
-        measured=tuple(row for row in calibration.measured if row.device == HOST),
+        bandwidth_origin=_ram_origin(host, calibration),
+        bandwidth_spread=(_QUICK_SPREAD if calibration.ram_is_quick else 0.0) if known is not None
+        else assumed["high"] / assumed["value"] - 1,
+        measured=rows,
     )  # fmt: skip
+
+
+def _ram_origin(host: HostFacts, calibration: Calibration) -> str:
+    if host.ram.bandwidth_bytes_per_s is None:
+        return f"assumed ({calibration.unmeasured_ram_is})"
+    if host.profile is not None:
+        return "given"
+    return "measured briefly" if calibration.ram_is_quick else "measured"

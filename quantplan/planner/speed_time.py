@@ -13,6 +13,7 @@ from quantplan.planner.calibration import BackendSpeed
 from quantplan.planner.speed_host import DeviceSpeed
 from quantplan.planner.speed_work import DeviceWork, PreparedSpeed, cache_work
 
+VECTOR_TOKENS = 8  # ggml/src/ggml-cuda/mmvq.cuh (0c1e570), MMVQ_MAX_BATCH_SIZE: more go matrix by matrix
 _PLAIN = frozenset({"F32", "F16", "BF16"})
 
 
@@ -35,18 +36,17 @@ def _weights_s(
 ) -> float:
     """One token goes matrix by vector; a few do so one after the other; from some number on it is as a prompt."""
     touched = model.touched(n_active)
-    read = compute = 0.0
-    vectors = 0.0
+    read = vectors = 0.0
     for kind in {*work.dense_bytes, *work.expert_bytes}:
         n_bytes = work.dense_bytes.get(kind, 0) + touched * work.expert_bytes.get(kind, 0)
-        n_elements = work.dense_elements.get(kind, 0) + model.share * work.expert_elements.get(kind, 0)
-        computing = n_elements * has.cost[kind] / device.fp32 * (1 + has.batch * (n_active - 1))
+        # the dense weights of a batch are unpacked for some tokens at once, those of experts for each
+        dense = work.dense_elements.get(kind, 0) * (1 + has.batch * (n_active - 1))
+        computing = (dense + model.share * n_active * work.expert_elements.get(kind, 0)) * has.cost[kind] / device.fp32
         vectors += _joined(n_bytes / rate, computing, has.join)
         read += n_bytes / rate
-    if n_active == 1:
+    if n_active <= VECTOR_TOKENS:
         return vectors
-    compute = matrix_s(model, work, device, has, n_active)
-    return min(vectors, _joined(read, compute, has.join))
+    return _joined(read, matrix_s(model, work, device, has, n_active), has.join)
 
 
 def matrix_s(model: PreparedSpeed, work: DeviceWork, device: DeviceSpeed, has: BackendSpeed, n_tokens: float) -> float:
@@ -58,7 +58,7 @@ def matrix_s(model: PreparedSpeed, work: DeviceWork, device: DeviceSpeed, has: B
     for kind, count in work.dense_elements.items():
         done += count * (n_tokens + has.tile) / _share(has, kind, units)
     for kind, count in work.expert_elements.items():
-        done += count * touched * (per_expert + has.expert_tile) / _share(has, kind, units)
+        done += count * touched * (per_expert + has.expert_tile) / (_share(has, kind, units) * has.prefill_experts)
     return 2 * done / device.fp16
 
 

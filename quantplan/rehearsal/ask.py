@@ -23,6 +23,7 @@ from quantplan.memory.placement import DEFAULT_CACHE_RAM_BYTES, DRAFT_TOKENS, Co
 from quantplan.model.facts import FactsOrigin, ModelFacts, TensorFacts
 from quantplan.rehearsal.companions import Companions
 from quantplan.rehearsal.remedies import DeviceRoom, Remedy, fits_in, remedies_for
+from quantplan.rehearsal.speed_answer import SpeedAnswer, speed_of
 
 ALL_IDIOMS = (99, 999, 9999)  # what people write for "every layer"
 
@@ -70,6 +71,7 @@ class Answer:
     measured: MemoryEstimate | None = None
     tensors: tuple[TensorFacts, ...] = field(default=(), repr=False)
     companions: Companions = field(default_factory=Companions)
+    speed: SpeedAnswer | None = None
 
     def short_bytes(self, name: str) -> int:
         """What a device lacks (above 0), or has to spare (below 0)."""
@@ -88,6 +90,7 @@ class Answer:
             "compute_known": shown.compute_known, "devices": [_device(d, rooms) for d in shown.devices],
             "calculated": [_device(d, rooms) for d in self.memory.devices] if self.measured else None,
             "assumed": list(self.assumed), "remedies": [{"what": r.what, "value": r.value} for r in self.remedies],
+            "speed": self.speed,
         }  # fmt: skip
 
 
@@ -256,9 +259,13 @@ def estimate(
     hardware: str | HostFacts | None = None,
     engine: bool = False,
     llama: Path | None = None,
+    n_depth: int | None = None,
+    n_prompt: int | None = None,
     **question: object,
 ) -> Answer:
-    """Memory of `model` on this host, or on the one named: the same as the command. `question` are Question's fields.
+    """Memory and speed of `model` on this host, or on the one named: the same as the command. `n_depth` is the context
+    that the speed is of (default: all of it), `n_prompt` the prompt whose first token is timed; `question` are
+    Question's fields.
 
     Raises UnknownModel, BadValue and whatever else reading the model raises.
     """
@@ -270,6 +277,8 @@ def estimate(
     host = hardware if isinstance(hardware, HostFacts) else load_profile(hardware) if hardware else detect_host()
     draft = read_any_model(asked.draft) if asked.draft else None
     found = answer(read_any_model(model), host, asked, draft=draft)
+    speed = speed_of(found.facts, found.tensors, found.ctx, found.placement, host, n_depth=n_depth, n_prompt=n_prompt)
+    found = replace(found, speed=speed)
     return ask_engine(found, llama=llama) if engine else found
 
 

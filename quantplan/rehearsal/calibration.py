@@ -11,12 +11,11 @@ from pathlib import Path
 from quantplan.errors import QuantplanError
 from quantplan.hardware.facts import HostFacts
 from quantplan.hardware.gpu_table import GpuSpec, all_specs
-from quantplan.hardware.measure import RamAccess, keep_measured, measure_ram, read_measured, with_measured
+from quantplan.hardware.measure import Measured, keep_measured, read_measured, with_measured
+from quantplan.hardware.measure_quick import QUICK, measure_ram_quickly
 from quantplan.places import cache_folder, data_file
 from quantplan.planner.calibration import Calibration, CardCompute, HostMeasurement, Memory, calibration_from
 from quantplan.planner.speed import SpeedHost, speed_host
-
-QUICK_RAM_SECONDS = 0.15
 
 
 @cache
@@ -39,21 +38,25 @@ def speed_host_for(host: HostFacts, *, folder: Path | None = None) -> SpeedHost:
     there, and its RAM's bandwidth measured now (a fifth of a second, kept) where it never was."""
     if host.profile is not None:
         return speed_host(host, shipped_calibration())
-    measured = replace(shipped_calibration(), measured=read_bench(host, folder=folder))
-    return speed_host(with_ram_bandwidth(host), measured)
+    kept = read_measured(host)
+    known = with_measured(host, kept)
+    calibration = replace(shipped_calibration(), measured=read_bench(host, folder=folder))
+    if known.ram.bandwidth_bytes_per_s is None:
+        quick = next((row for row in kept if row.what == QUICK), None) or _quick(host)
+        if quick is not None:
+            ram = replace(known.ram, bandwidth_bytes_per_s=quick.median_bytes_per_s)
+            known, calibration = replace(known, ram=ram), replace(calibration, ram_is_quick=True)
+    return speed_host(known, calibration)
 
 
-def with_ram_bandwidth(host: HostFacts) -> HostFacts:
-    """This host with its measured bandwidths; RAM is measured briefly where it never was, and kept."""
-    known = with_measured(host, read_measured(host))
-    if known.ram.bandwidth_bytes_per_s is not None:
-        return known
+def _quick(host: HostFacts) -> Measured | None:
+    """A brief measurement, kept; None without room for its buffers: the model says then what it assumes instead."""
     try:
-        found = measure_ram(host.cpu, host.ram, seconds=QUICK_RAM_SECONDS, access=RamAccess.READ)
+        found = measure_ram_quickly(host.cpu, host.ram)
         keep_measured(host, (found,))
     except (QuantplanError, OSError):
-        return known  # no room for the buffers, or nowhere to keep it: the speed model says what it assumes instead
-    return with_measured(host, (*read_measured(host), found))
+        return None
+    return found
 
 
 # ---- what `bench` and rehearsals measured, kept per machine

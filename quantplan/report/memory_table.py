@@ -1,11 +1,14 @@
-"""An estimate as text: memory by device and part in MiB, the verdict, and what to change."""
+"""An estimate as text: memory by device and part in MiB, the verdict, what to change, and the speed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from quantplan.artifact.plan_file import Figure
 from quantplan.memory.estimate import DeviceMemory, MemoryEstimate
 from quantplan.rehearsal.ask import Answer
+from quantplan.rehearsal.speed_answer import SpeedAnswer
 from quantplan.units import MIB
 
 _PARTS = ("model", "context", "compute", "output", "overhead", "extra")
@@ -28,6 +31,8 @@ def memory_text(answer: Answer, *, compare: bool = False) -> str:
         lines += ["", "calculated minus measured, MiB", *_differences(answer.memory, answer.measured)]
     lines += ["", _verdict(answer)]
     lines += [f"  fits with {_WORDS[remedy.what]} {_number(remedy.value)}" for remedy in answer.remedies]
+    if answer.speed is not None:
+        lines += ["", *_speed(answer.speed)]
     if answer.assumed:
         lines += ["", f"Assumed, as llama-server would: {'; '.join(answer.assumed)}"]
     return "\n".join(lines)
@@ -87,6 +92,30 @@ def _verdict(answer: Answer) -> str:
     short = [f"{_mib(answer.short_bytes(room.name))} MiB too little on {room.name}" for room in answer.rooms
              if answer.short_bytes(room.name) > 0]  # fmt: skip
     return f"Does not fit: {', '.join(short)}." + ("" if answer.remedies else " No single change makes it fit.")
+
+
+def _speed(speed: SpeedAnswer) -> list[str]:
+    """Tokens a second with their range, and what they rest on."""
+    decode, prefill, first = speed.decode_tokens_per_s, speed.prefill_tokens_per_s, speed.time_to_first_token_s
+    if decode is None or prefill is None:
+        return [f"Speed is not known: {speed.why}."]
+    told = f"Speed at {speed.n_depth:,} tokens: decode {_range(decode)} and prefill {_range(prefill)} tokens/s"
+    if first is not None:
+        told += f"; the first token of {speed.n_prompt:,} after {_range(first)} s"
+    if speed.load_s is not None:
+        told += f"; loading takes {_range(speed.load_s)} s"
+    origins = dict.fromkeys((decode.origin, prefill.origin))
+    return [told, *(f"  ({origin})" for origin in origins)]
+
+
+def _range(figure: Figure) -> str:
+    return f"{_three(figure.value)} ({_three(figure.low)} to {_three(figure.high)})"
+
+
+def _three(value: float) -> str:
+    """Three digits, without an exponent."""
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{round(value, digits - (0 if value < 1000 else len(str(int(value))) - 3)):,.{digits}f}"
 
 
 def _number(value: str) -> str:

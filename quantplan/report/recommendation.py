@@ -36,6 +36,7 @@ class Answer:
     start: tuple[int, float] | None
     first_token: tuple[int, float] | None
     total_per_s: float | None
+    load: Figure | None
     why: tuple[str, ...]
     alternatives: tuple[Alternative, ...]
     next: str
@@ -56,6 +57,7 @@ def recommendation_text(answer: Answer) -> str:
         f"cache {plan.type_k}/{plan.type_v}",
         f"  offload  {offload_text(plan, facts.n_layer, answer.host)}",
         *_speed(answer),
+        *_load(answer.load),
         f"  quality  {_quality(plan.quality, plan.quant)}",
         "",
         *(_device_line(device) for device in plan.memory),
@@ -93,7 +95,7 @@ def offload_text(plan: Plan, n_layer: int, host: HostFacts) -> str:
     devices = plan.devices or tuple(gpu.name for gpu in host.gpus)
     split = f" ({' + '.join(f'{count:g}' for count in plan.tensor_split)})" if plan.tensor_split else ""
     layers = f"all {n}" if plan.n_gpu_layers >= n else f"{plan.n_gpu_layers} of {n}"
-    moe = f", experts of {plan.n_cpu_moe} layers on the host" if plan.n_cpu_moe else ""
+    moe = f", experts of {plan.n_cpu_moe} layer(s) on the host" if plan.n_cpu_moe else ""
     return f"{layers} layers on {' + '.join(devices)}{split} (the head counts as one){moe}"
 
 
@@ -114,8 +116,17 @@ def _speed(answer: Answer) -> list[str]:
     return lines
 
 
+def _load(load: Figure | None) -> list[str]:
+    """The seconds that a cold disk takes, where its rate was measured."""
+    return [] if load is None else [f"  load     {rate(load.value)} s from a cold disk ({_span(load)})"]
+
+
+def _span(figure: Figure) -> str:
+    return f"{rate(figure.low)} to {rate(figure.high)}"
+
+
 def _range(figure: Figure) -> str:
-    return f"{rate(figure.value)} ({rate(figure.low)} to {rate(figure.high)})"
+    return f"{rate(figure.value)} ({_span(figure)})"
 
 
 def rate(value: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,39 @@ def test_json_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
             "free_bytes"} <= set(gpu)  # fmt: skip
     assert gpu["context_bytes"] == 1152 * 1024**2
     assert (data["fits"], data["origin"], data["engine_build"]) == (True, "calculated", None)
+
+
+def test_json_has_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("Qwen/Qwen3-8B", "--quant", "Q4_K_M", "--ctx", "8192", "--parallel", "1", *CARD, "--json")
+    full = json.loads(run(capsys, *asked)[1])["data"]["speed"]
+    empty = json.loads(run(capsys, *asked, "--depth", "0")[1])["data"]["speed"]
+    for name in ("decode_tokens_per_s", "prefill_tokens_per_s"):
+        assert set(full[name]) == {"value", "low", "high", "origin"}
+        assert full[name]["low"] < full[name]["value"] < full[name]["high"]
+        assert full[name]["value"] < empty[name]["value"]
+    assert (full["n_depth"], empty["n_depth"]) == (8192, 0)
+    assert full["load_s"] is None  # nobody measured that machine's disk
+    assert full["time_to_first_token_s"]["value"] > 0.1
+    first = json.loads(run(capsys, *asked, "--prompt", "100")[1])["data"]["speed"]["time_to_first_token_s"]
+    assert first["value"] < full["time_to_first_token_s"]["value"]
+
+
+def test_a_card_of_unknown_bandwidth_has_no_speed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    machine = tmp_path / "mine.toml"
+    machine.write_text('[[gpu]]\nname = "Mystery 1"\nvendor = "nvidia"\nmemory = "24GB"\n', encoding="utf-8")
+    code, out, _ = run(
+        capsys, "Qwen/Qwen3-8B", "--quant", "Q4_K_M", "--ctx", "8192", "--hardware", str(machine), "--json"
+    )
+    speed = json.loads(out)["data"]["speed"]
+    assert code == ExitCode.OK
+    assert (speed["decode_tokens_per_s"], speed["prefill_tokens_per_s"]) == (None, None)
+    assert speed["why"] == "the memory bandwidth of CUDA0 is not known"
+
+
+def test_text_has_the_speed_with_its_range(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "Qwen/Qwen3-8B", "--quant", "Q4_K_M", "--ctx", "8192", *CARD)
+    assert re.search(r"^Speed at 8,192 tokens: decode [\d.]+ \([\d.]+ to [\d.]+\) and prefill ", out, re.MULTILINE)
+    assert "CUDA0 bandwidth table" in out
 
 
 def test_what_does_not_fit_says_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
