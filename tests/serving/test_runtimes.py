@@ -53,6 +53,8 @@ def test_llama_cpp_python_is_held_to_the_same_contract(
                        work=tmp_path)  # fmt: skip
     assert launch.cannot == ()
     assert "of-the-test" not in " ".join(launch.argv)
+    monkeypatch.setenv("CONFIG_FILE", "/no/such/file")  # of the caller: none of these reaches the engine
+    monkeypatch.setenv("SEED", "7")
     with served(launch, tmp_path, monkeypatch) as supervisor:
         expected = expected_of(Served(model=tiny.model, plan=plan, artifact=tiny), key="of-the-test")
         report = verify(launch.url, expected)
