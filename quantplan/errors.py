@@ -309,8 +309,6 @@ class BadKeyFile(QuantplanError):
         self.path, self.why, self.others = str(path), why, others
 
 
-class NoAnswer(QuantplanError):
-    """A URL where nothing answers, or not as a model server does."""
 class NotEnoughNow(DoesNotFit):
     """Less memory is free now than the plan needs. `holders` are (pid, name, bytes) of those who have it."""
 
@@ -363,7 +361,7 @@ class KeepsCrashing(QuantplanError):
 
 
 class ServerUnreachable(QuantplanError):
-    """Nobody answers at an address that was to be checked."""
+    """Nobody answers at an address, or not as a model server does."""
 
     def __init__(self, *, url: str, why: str) -> None:
         super().__init__(f"{url}: {why}")

@@ -80,7 +80,7 @@ def _unknown_gpu(error: errors.QuantplanError) -> str:
     return "docs/hardware.md lists the short names; a profile file describes any machine: --hardware my-machine.toml"
 
 
-def _key_file(error: errors.QuantplanError) -> str:
+def _gateway_keys(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.BadKeyFile)
     if error.others:
         return f"chmod 600 {error.path}"
@@ -126,14 +126,16 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
         "--public --api-key-file FILE (the file is made when it is not there), or leave out --host",
     ),
     (errors.KeepsCrashing, "its last lines say why; quantplan doctor looks at the machine"),
-    (errors.ServerUnreachable, "check the address; quantplan serve ARTIFACT starts one and prints it"),
+    (
+        errors.ServerUnreachable,
+        "check the address and the key; quantplan serve ARTIFACT starts one and prints its address",
+    ),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
     (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),
     (errors.CannotExpress, "leave out --as fit-params, or give each slot its own cache with --no-kv-unified"),
-    (errors.BadKeyFile, _key_file),
+    (errors.BadKeyFile, _gateway_keys),
     (errors.BadJob, _bad_job),
-    (errors.NoAnswer, "start it first: quantplan serve ARTIFACT; where it asks for a key: --api-key-file"),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.gateway.test_limits import device, plan
 
 from quantplan.errors import BadKeyFile, BadValue, DoesNotFit
 from quantplan.llama.router import preset_file
@@ -20,7 +21,6 @@ from quantplan.serving.gateway.metrics import Histogram, Metrics, quantile
 from quantplan.serving.gateway.refusals import Refusal
 from quantplan.serving.gateway.relay import read_counts
 from quantplan.serving.gateway.router import most_together
-from serving.gateway.test_limits import device, plan
 
 CHAT = "/v1/chat/completions"
 
