@@ -1,4 +1,4 @@
-"""The gateway against direct access to the same engine, in turns: what it adds to the first token and takes of the rate.
+"""The gateway against direct access to the same engine, in turns: what it adds to the first token, takes of the rate.
 
 A client as small as can be: one thread and one socket a stream, bytes counted, nothing parsed.
 """
@@ -13,6 +13,7 @@ import statistics
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 CHAT = "/v1/chat/completions"
 
@@ -42,8 +43,11 @@ class Compared:
 
 def one_round(port: int, *, n_streams: int, n_each: int, n_tokens: int, seed: int) -> Round:
     """n_streams streams at once, each n_each answers one after another, of half to one and a half times n_tokens
-    tokens: the same ones for the same seed. Each stream's first answer is left out of the times to the first token: they all
-    begin in the same instant, and no client does that; the others begin while seven streams run."""
+    tokens: the same ones for the same seed.
+
+    Each stream's first answer is left out of the times to the first token: they all begin in the same instant, and no
+    clients do that; the others begin while seven streams run.
+    """
     firsts: list[float] = []
     counts: list[int] = []
 
@@ -85,8 +89,7 @@ def one_answer(port: int, text: str, n_tokens: int) -> tuple[float, int]:
 
 def cpu_s(pid: int) -> float:
     """Processor time a process has used."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
