@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 
 from quantplan.artifact.store import Artifact
@@ -263,6 +264,27 @@ def test_a_job_on_an_artifact(tiny: Artifact, tmp_path: Path) -> None:
     told = results_of(tmp_path / "out.jsonl")
     assert [one["custom_id"] for one in told] == [f"what is {number} plus 1?" for number in range(12)]
     assert all(one["response"]["body"]["choices"][0]["message"]["content"] for one in told)
+
+
+@pytest.mark.tools
+@pytest.mark.build
+def test_a_killed_job_leaves_no_server_behind(tiny: Artifact, tmp_path: Path) -> None:
+    lines = [line(f"q{number}") for number in range(40)]
+    for told in lines:
+        told["body"] |= {"max_tokens": 400, "ignore_eos": True}
+    path = job_file(tmp_path, lines)
+    child = start_batch(path, "--artifact", str(tiny.folder), "--output", str(tmp_path / "out.jsonl"))
+    journal = tmp_path / "out.jsonl.partial"
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.01)
+    below = psutil.Process(child.pid).children(recursive=True)
+    assert below
+    child.kill()
+    child.communicate()
+    assert psutil.wait_procs(below, timeout=20)[1] == []
 
 
 @pytest.mark.parametrize(

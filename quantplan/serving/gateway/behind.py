@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantplan.errors import QuantplanError
 from quantplan.llama.types import Toolchain
 from quantplan.serving.gateway.app import check_extra, host_samples, run_gateway
 from quantplan.serving.gateway.engine_port import free_port
@@ -15,6 +13,7 @@ from quantplan.serving.gateway.keys import Key
 from quantplan.serving.gateway.limits import Wishes
 from quantplan.serving.gateway.router import Model, engine_key, engine_launch
 from quantplan.serving.gateway.upstream import Engine
+from quantplan.serving.kept import kept_running
 from quantplan.serving.supervise import OnEvent, Patience, Supervisor
 
 
@@ -41,12 +40,7 @@ def serve_behind(
     with engine_key() as (key_file, key):
         port = free_port()
         launch = engine_launch(models, port=port, api_key_file=key_file, tools=tools, work=work)
-        supervisor = Supervisor(launch, on_event=on_event, patience=patience)
-        failed: list[QuantplanError] = []
-        keeper = threading.Thread(target=_keep, args=(supervisor, failed), name="engine-keeper")
-        try:
-            supervisor.start()
-            keeper.start()
+        with kept_running(launch, on_event=on_event, patience=patience) as kept:
             run_gateway(
                 {name: model.plan for name, model in models.items()},
                 Engine(host="127.0.0.1", port=port, key=key),
@@ -55,21 +49,7 @@ def serve_behind(
                 keys=door.keys,
                 wishes=door.wishes,
                 samples=host_samples(),
-                ready=lambda: ready(supervisor),
+                ready=lambda: ready(kept.supervisor),
                 drain_s=round(patience.drain_s),
-                stop_when=lambda: bool(failed),
+                stop_when=lambda: bool(kept.failed),
             )
-        finally:
-            supervisor.stop()
-            if keeper.ident is not None:
-                keeper.join()
-            supervisor.close()
-    if failed:
-        raise failed[0]
-
-
-def _keep(supervisor: Supervisor, failed: list[QuantplanError]) -> None:
-    try:
-        supervisor.run()
-    except QuantplanError as error:
-        failed.append(error)

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psutil
 import pytest
 from serving.gateway.front_door import ask, chat
@@ -18,6 +19,7 @@ from serving.gateway.test_gateway_live import NEVER_ENDING, error_of, events, wa
 from serving.tiny_plan import free_port
 
 from quantplan.artifact.store import Artifact
+from quantplan.places import data_file
 
 pytestmark = [pytest.mark.tools, pytest.mark.build]
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,8 +40,10 @@ def ready(child: subprocess.Popen[str]) -> dict[str, Any]:
     first = child.stdout.readline()
     assert first, child.stderr.read()
     threading.Thread(target=child.stdout.read, daemon=True).start()
-    told: dict[str, Any] = json.loads(first)["data"]
-    return told
+    told: dict[str, Any] = json.loads(first)
+    jsonschema.validate(told, json.loads(data_file("schemas", "serve-1.schema.json").read_text()))
+    data: dict[str, Any] = told["data"]
+    return data
 
 
 def test_engine_and_gateway_start_survive_a_kill_and_end_together(tiny: Artifact, tmp_path: Path) -> None:
