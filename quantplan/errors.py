@@ -611,7 +611,7 @@ class KeepsCrashing(QuantplanError):
 
 
 class ServerUnreachable(QuantplanError):
-    """Nobody answers at an address that was to be checked."""
+    """Nobody answers at an address, or not as a model server does."""
 
     def __init__(self, *, url: str, why: str) -> None:
         super().__init__(f"{url}: {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,22 +104,24 @@ def _server(
         yield server, plan.n_parallel if plan else 1
         return
     assert artifact is not None
-    from quantplan.artifact.plan_file import read_plan
-    from quantplan.artifact.store import find_artifact
-    from quantplan.llama.toolchain import find_toolchain, unified_per_slot
-    from quantplan.planner.plan import server_settings
-    from quantplan.serving import launch
+    from quantplan.llama.toolchain import find_toolchain
     from quantplan.serving.gateway.engine_port import free_port
+    from quantplan.serving.kept import kept_running
+    from quantplan.serving.runtimes import Runtime, Serving, launch_of
+    from quantplan.serving.source import admit, find_served
 
-    found = find_artifact(artifact)
-    launch.admit(found, allow_unvalidated=serving["allow_unvalidated"], say=say)
-    plan = plan or read_plan(found.folder / "plan.json")
+    found = find_served(artifact)
+    admit(found, allow_unvalidated=serving["allow_unvalidated"], say=say)
+    plan = plan or found.plan
     tools = find_toolchain(explicit=serving["llama"])
-    settings = server_settings(plan, model=found.model.resolve(), port=free_port())
-    with launch.running_server(tools, settings, unified_per_slot=unified_per_slot(tools), log=_drop) as running:
-        say(f"{plan.model} is served with {plan.n_parallel} slot(s) for the job")
-        yield endpoint(running.url), plan.n_parallel
+    where = Serving(host="127.0.0.1", port=free_port())
+    with tempfile.TemporaryDirectory(prefix="quantplan-batch-") as work:
+        launch = launch_of(Runtime.LLAMA_SERVER, plan, model=found.model.resolve(), serving=where, tools=tools,
+                           work=Path(work))  # fmt: skip
+        with kept_running(launch, on_event=_drop):
+            say(f"{plan.model} is served with {plan.n_parallel} slot(s) for the job")
+            yield endpoint(launch.url), plan.n_parallel
 
 
-def _drop(_line: str) -> None:
+def _drop(_event: object) -> None:
     pass

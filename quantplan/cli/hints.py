@@ -116,7 +116,7 @@ def _unknown_gpu(error: errors.QuantplanError) -> str:
     return "docs/hardware.md lists the short names; a profile file describes any machine: --hardware my-machine.toml"
 
 
-def _key_file(error: errors.QuantplanError) -> str:
+def _gateway_keys(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.BadKeyFile)
     if error.others:
         return f"chmod 600 {error.path}"
@@ -204,6 +204,10 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.ServerUnreachable, "check the address; quantplan serve ARTIFACT starts one and prints it"),
     (errors.NothingFits, _nothing_fits),
     (errors.Contradiction, _nothing_fits),
+    (
+        errors.ServerUnreachable,
+        "check the address and the key; quantplan serve ARTIFACT starts one and prints its address",
+    ),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.DiskFull, "free some space and run the same command again: what has finished is not repeated"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
@@ -215,7 +219,7 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HistoryUnreadable, "move the file away; quantplan history --add FOLDER records artifacts in a new one"),
     (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),
     (errors.BadKeyFile, _key_file),
+    (errors.BadKeyFile, _gateway_keys),
     (errors.BadJob, _bad_job),
-    (errors.NoAnswer, "start it first: quantplan serve ARTIFACT; where it asks for a key: --api-key-file"),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantplan.cli.gateway import gateway_options, serve_with_gateway
 from quantplan.cli.options import say
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _RUNTIMES = ("llama-server", "llama-cpp-python", "vllm", "ollama")
 @click.option("--watch", "watch_s", type=click.FloatRange(0.1, 3600),
               help="Every so many seconds an event with memory against the plan.")  # fmt: skip
 @click.option("--prompt", help="Ask this once when the server is up, print the answer and stop.")
+@gateway_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document when ready, then one event a line.")
 def command(**given: Any) -> None:
     """Serve ARTIFACT (its folder, its artifact.json or the GGUF in it, or a plan file) exactly as planned.
@@ -70,6 +72,11 @@ class Options:
     drain_s: float
     watch_s: float | None
     prompt: str | None
+    gateway: bool
+    also: tuple[Path, ...]
+    queue: int | None
+    max_tokens: int | None
+    rate: float | None
     as_json: bool
 
 
@@ -86,6 +93,9 @@ def _serve(options: Options) -> None:
     served = find_served(options.artifact, plan_file=options.plan_file, model=options.model)
     kind = Runtime(options.runtime or served.plan.runtime)
     serving = _checked(served, options)
+    if options.gateway or options.also:
+        serve_with_gateway(served, serving, options)
+        return
     tools = find_toolchain(explicit=options.llama) if kind in (Runtime.LLAMA_SERVER, Runtime.LLAMA_CPP_PYTHON) else None
     with tempfile.TemporaryDirectory(prefix="quantplan-serve-") as work:
         model = served.model.resolve()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from quantplan.errors import NoAnswer
+from quantplan.errors import ServerUnreachable
 from quantplan.serving.batch_file import Journal, Line, line_at
 from quantplan.serving.endpoint import Broken, Endpoint, Reply
 
@@ -43,7 +43,7 @@ def run_batch(
     """Sends what the journal lacks and writes each result to it as it comes.
 
     429 and 503 are waited out. A request whose answer breaks off is recorded as failed and not sent again here.
-    Raises NoAnswer when the server stays away for `away_s`.
+    Raises ServerUnreachable when the server stays away for `away_s`.
     """
     waiting = journal.todo()
     results: queue.Queue[tuple[int, dict[str, Any]] | None] = queue.Queue()
@@ -67,7 +67,7 @@ def run_batch(
     finally:
         stop.set()
     if len(journal.done) < total:
-        raise NoAnswer(
+        raise ServerUnreachable(
             url=server.url, why=f"did not answer for {away_s:.0f} s; {len(journal.done)} of {total} are done"
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from quantplan.errors import BadValue, NoAnswer
+from quantplan.errors import BadValue, ServerUnreachable
 
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -161,7 +161,7 @@ def endpoint(url: str, *, key: str | None = None) -> Endpoint:
 
 
 def find_model(server: Endpoint, *, wait_s: float = 0.0) -> str:
-    """The name of the first model that is served. Raises NoAnswer: nothing there, a wrong key, not this API."""
+    """The name of the first served model. Raises ServerUnreachable: nothing there, a wrong key, another API."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -170,13 +170,13 @@ def find_model(server: Endpoint, *, wait_s: float = 0.0) -> str:
             if time.monotonic() < deadline:
                 time.sleep(0.2)
                 continue
-            raise NoAnswer(url=server.url, why=f"does not answer ({error})") from None
+            raise ServerUnreachable(url=server.url, why=f"does not answer ({error})") from None
         if reply.status == 503 and time.monotonic() < deadline:
             time.sleep(0.2)
             continue
         if reply.status != 200:
-            raise NoAnswer(url=server.url, why=f"answered {reply.status}: {reply.message()}")
+            raise ServerUnreachable(url=server.url, why=f"answered {reply.status}: {reply.message()}")
         try:
             return str(reply.json()["data"][0]["id"])
         except (TypeError, KeyError, IndexError):
-            raise NoAnswer(url=server.url, why="does not list models as OpenAI's API does") from None
+            raise ServerUnreachable(url=server.url, why="does not list models as OpenAI's API does") from None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quantplan.errors import NoAnswer
+from quantplan.errors import ServerUnreachable
 from quantplan.serving.endpoint import Broken, Endpoint, Reply, find_model
 
 _CHAT = "/v1/chat/completions"
@@ -64,13 +64,13 @@ class PromptShape:
 
 
 def measure_prompt(server: Endpoint, *, n_prompt: int) -> PromptShape:
-    """Asks the server how long two prompts are. Raises NoAnswer when it does not answer as OpenAI's API does."""
+    """Asks the server how long two prompts are. Raises ServerUnreachable: no answer as OpenAI's API gives."""
     model = find_model(server)
     few, many = 8, max(16, min(256, n_prompt // 4))
     counts = [_prompt_tokens(server, model, words) for words in (few, many)]
     per_word = (counts[1] - counts[0]) / (many - few)
     if per_word <= 0:
-        raise NoAnswer(url=server.url, why="counts the tokens of a longer prompt as no more")
+        raise ServerUnreachable(url=server.url, why="counts the tokens of a longer prompt as no more")
     return PromptShape(model=model, fixed=counts[0] - per_word * few, per_word=per_word)
 
 
@@ -79,13 +79,13 @@ def _prompt_tokens(server: Endpoint, model: str, words: int) -> int:
     try:
         reply = server.ask("POST", _CHAT, body, timeout_s=_STREAM_TIMEOUT_S)
     except Broken as error:
-        raise NoAnswer(url=server.url, why=f"does not answer ({error})") from None
+        raise ServerUnreachable(url=server.url, why=f"does not answer ({error})") from None
     if reply.status != 200:
-        raise NoAnswer(url=server.url, why=f"answered {reply.status}: {reply.message()}")
+        raise ServerUnreachable(url=server.url, why=f"answered {reply.status}: {reply.message()}")
     try:
         return int(reply.json()["usage"]["prompt_tokens"])
     except (TypeError, KeyError, ValueError):
-        raise NoAnswer(url=server.url, why="does not say how many tokens a prompt has") from None
+        raise ServerUnreachable(url=server.url, why="does not say how many tokens a prompt has") from None
 
 
 def _text(chance: random.Random, words: int) -> str:

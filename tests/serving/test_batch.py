@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 
 from quantplan.artifact.store import Artifact
-from quantplan.errors import BadJob, NoAnswer
+from quantplan.errors import BadJob, ServerUnreachable
 from quantplan.places import data_file
 from quantplan.serving.batch import run_batch
 from quantplan.serving.batch_file import Journal, read_job
@@ -206,9 +207,9 @@ def test_a_server_that_stays_away_ends_the_job_and_keeps_what_is_done(tmp_path: 
     job, results = read_job(job_file(tmp_path, [line("a"), line("b")])), tmp_path / "out.jsonl"
     server.shutdown()
     server.server_close()
-    with Journal(job, results) as journal, pytest.raises(NoAnswer, match="0 of 2 are done"):
+    with Journal(job, results) as journal, pytest.raises(ServerUnreachable, match="0 of 2 are done"):
         run_batch(endpoint(url), journal, n_parallel=2, away_s=0.2)
-    with pytest.raises(NoAnswer, match="does not answer"):
+    with pytest.raises(ServerUnreachable, match="does not answer"):
         find_model(endpoint(url))
     assert not results.exists()
 
@@ -265,6 +266,27 @@ def test_a_job_on_an_artifact(tiny: Artifact, tmp_path: Path) -> None:
     assert all(one["response"]["body"]["choices"][0]["message"]["content"] for one in told)
 
 
+@pytest.mark.tools
+@pytest.mark.build
+def test_a_killed_job_leaves_no_server_behind(tiny: Artifact, tmp_path: Path) -> None:
+    lines = [line(f"q{number}") for number in range(40)]
+    for told in lines:
+        told["body"] |= {"max_tokens": 400, "ignore_eos": True}
+    path = job_file(tmp_path, lines)
+    child = start_batch(path, "--artifact", str(tiny.folder), "--output", str(tmp_path / "out.jsonl"))
+    journal = tmp_path / "out.jsonl.partial"
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.01)
+    below = psutil.Process(child.pid).children(recursive=True)
+    assert below
+    child.kill()
+    child.communicate()
+    assert psutil.wait_procs(below, timeout=20)[1] == []
+
+
 @pytest.mark.parametrize(
     ("more", "error", "hint"),
     [
@@ -272,7 +294,7 @@ def test_a_job_on_an_artifact(tiny: Artifact, tmp_path: Path) -> None:
         (
             ("--url", "http://127.0.0.1:1"),
             "Error: http://127.0.0.1:1: does not answer (Connection refused)",
-            "Hint: start",
+            "Hint: check the address",
         ),
         (("--url", "ftp://x"), "Error: URL 'ftp://x' is not http://HOST:PORT", "Hint: "),
     ],

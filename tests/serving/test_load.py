@@ -12,6 +12,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from serving.gateway.front_door import front_door
+from serving.gateway.test_limits import plan as any_plan
+from serving.tiny_plan import free_port
 
 from quantplan.artifact.plan_file import Figure, Plan, read_plan, write_plan
 from quantplan.artifact.results import Verdict, newest_result
@@ -24,9 +27,6 @@ from quantplan.serving.endpoint import endpoint
 from quantplan.serving.launch import running_server
 from quantplan.serving.load import LoadRequest, Shot, measure_prompt, run_load
 from quantplan.serving.load_report import Promise, is_good, judge, metrics_of, percentile, promise_of
-from serving.gateway.front_door import front_door
-from serving.gateway.test_limits import plan as any_plan
-from serving.tiny_plan import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = LoadRequest(n_streams=4, n_prompt=1000, n_answer=100, n_requests=8)
@@ -131,7 +131,8 @@ def test_a_served_artifact_is_loaded_as_planned(running, tiny: Artifact, tmp_pat
     with front_door(tmp_path / "door", {plan.model: plan}, engine_port=port, keys="sesame\n") as door:
         key = tmp_path / "door" / "keys"
         through = load(door.url, tmp_path / "door" / f"{plan.model}.plan.json", "--streams", "8",
-                       "--prompt-tokens", "100", "--answer-tokens", "200", "--requests", "16", "--api-key-file", str(key), "--json")  # fmt: skip
+                       "--prompt-tokens", "100", "--answer-tokens", "200", "--requests", "16",
+                       "--api-key-file", str(key), "--json")  # fmt: skip
         assert through.returncode == 0, through.stderr
         figures = {metric["name"]: metric["value"] for metric in json.loads(through.stdout)["data"]["metrics"]}
         assert figures["refused"] > 0  # eight streams before two slots and two places to wait
@@ -159,7 +160,7 @@ def test_what_cannot_be_loaded(tiny_plan_file: Path) -> None:
     nobody = load("http://127.0.0.1:1", tiny_plan_file)
     assert (nobody.returncode, nobody.stdout) == (1, "")
     assert nobody.stderr.splitlines()[0] == "Error: http://127.0.0.1:1: does not answer (Connection refused)"
-    assert nobody.stderr.splitlines()[1].startswith("Hint: start it first: quantplan serve ARTIFACT")
+    assert nobody.stderr.splitlines()[1].startswith("Hint: check the address and the key")
     long = load("http://127.0.0.1:1", tiny_plan_file, "--prompt-tokens", "2000", "--answer-tokens", "100")
     assert long.returncode == 2
     assert "and 100 of the answer are more than the 2048 of a slot" in long.stderr

@@ -22,6 +22,7 @@ from quantplan.serving.gateway.upstream import Engine, EngineAway, EngineEnded, 
 from quantplan.serving.launch import check_port
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -39,9 +40,14 @@ Say = Callable[[str], None]
 
 def check_extra() -> None:
     """Raises ToolMissing when what the gateway is made of is not installed."""
-    from importlib.util import find_spec
+    from importlib import import_module
 
-    lacking = [name for name in _MODULES if find_spec(name) is None]
+    lacking = []
+    for name in _MODULES:
+        try:
+            import_module(name)
+        except ImportError:
+            lacking.append(name)
     if lacking:
         raise ToolMissing(tool=EXTRA, why=f"is not installed ({', '.join(lacking)})")
 
@@ -57,12 +63,13 @@ def run_gateway(
     samples: Iterator[Sample] | None = None,
     ready: Callable[[], None] | None = None,
     drain_s: int = DRAIN_S,
+    stop_when: Callable[[], bool] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then lets running requests end (`drain_s` seconds at most) and returns.
 
     `plans` by the name clients ask for; `engine` is the llama-server, or its router when there are several.
     `samples` (hardware.monitor.watch) lower and restore concurrency. `ready` is called when it listens.
-    Raises PortInUse, ToolMissing (the extra).
+    It also ends when `stop_when` says so. Raises PortInUse, ToolMissing (the extra).
     """
     check_extra()
     check_port(host, port)
@@ -74,18 +81,23 @@ def run_gateway(
         lifespan="on", log_config=None, access_log=False, server_header=False, date_header=False, proxy_headers=False,
         timeout_graceful_shutdown=drain_s, timeout_keep_alive=30,
     )  # fmt: skip
-    _Server(config, house).run()
+    _draining_server(config, house, stop_when).run()
 
 
-def _Server(config: Any, house: House) -> Any:  # noqa: N802 - a class that can only be made once uvicorn is imported
+def _draining_server(config: uvicorn.Config, house: House, stop_when: Callable[[], bool] | None) -> uvicorn.Server:
+    """A server that says it is not ready, and refuses, from the moment it is told to stop."""
     import uvicorn
 
     class Draining(uvicorn.Server):
-        """Says that it is not ready, and refuses, from the moment it is told to stop."""
-
         def handle_exit(self, sig: int, frame: Any) -> None:
             house.draining = True
             super().handle_exit(sig, frame)
+
+        async def on_tick(self, counter: int) -> bool:  # every tenth of a second
+            if stop_when is not None and stop_when():
+                house.draining = True
+                return True
+            return await super().on_tick(counter)
 
     return Draining(config)
 

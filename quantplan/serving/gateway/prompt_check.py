@@ -24,6 +24,7 @@ _PROBES = (
     "a b c d e f g h ", "  \n\t \r\n x", "\x01\x02\x03", "漢字仮名交", "\U0001f9ff\U0001f6f8", "\ufdfa\ufdfa",
     "ẞßðþ", "1 2 3 4 ",
 )  # fmt: skip
+_LEARNING_TRIES = 3
 _SPARE = 2.0  # a template may treat a first or last message unlike those tried
 
 
@@ -32,13 +33,18 @@ class PromptCheck:
 
     def __init__(self, engine: Engine, *, model: str, n_ctx: int) -> None:
         self._engine, self._model, self._n_ctx = engine, model, n_ctx
-        self.learned = False
+        self._tries = _LEARNING_TRIES
         self._per_byte: float | None = None
         self._base = self._per_message = 0.0
 
+    @property
+    def learned(self) -> bool:
+        """Whether there is nothing more to ask: the bound is known, or the engine did not tell when it was asked."""
+        return self._tries <= 0
+
     async def learn(self) -> None:
         """Asks the engine for the tokens of a few texts and messages: from them a bound that needs no tokenizer."""
-        self.learned = True
+        self._tries -= 1
         shares = []
         for text in _PROBES:
             n_tokens = await self._tokenize(text)
@@ -49,6 +55,7 @@ class PromptCheck:
         if one is not None and three is not None:
             self._base, self._per_message = _SPARE * one, _SPARE * max(1.0, (three - one) / 2)
             self._per_byte = max(1.0, *shares)
+            self._tries = 0
 
     def bound(self, asked: Asked) -> int | None:
         """Tokens the prompt has at most, None where only the engine can say."""

@@ -26,6 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 SILENCE_S = 600.0  # without one byte from the engine
 BODY_SILENCE_S = 30.0  # without one byte from the client
+CLIENT_SILENCE_S = 60.0  # in which a client reads nothing of its stream: its place is somebody else's then
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _TAIL_PIECES = 3  # the engine's last events carry its counts
 _PASSED_ON = frozenset({b"content-type", b"cache-control"})
@@ -147,6 +148,8 @@ class Relay:
             raise refusals.engine_ended() from None
         except EngineSilent:
             raise refusals.engine_slow(SILENCE_S) from None
+        except asyncio.TimeoutError:
+            return "client_stalled"
         if answer.status == 200 and visit.path in GENERATING:
             self._count(visit, served)
         return "ok" if answer.status < 400 else f"engine_{answer.status}"
@@ -164,7 +167,8 @@ class Relay:
                 whole, end, torn = (torn + piece).rpartition(b"\n\n")
                 piece = whole + end
             if piece:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                async with deadline(CLIENT_SILENCE_S):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
             piece = await answer.piece(SILENCE_S)
         await send({"type": "http.response.body", "body": torn, "more_body": False})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,12 +70,14 @@ class Answer(asyncio.Protocol):
     done: bool = False
     _parser: Any = None
     _transport: Any = None
-    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiter: asyncio.Future[None] | None = None
+    _heard: float = 0.0
     _body: list[bytes] = field(default_factory=list)
     _lost: bool = False
     _head: bool = False
     _silent: bool = False
     _reads: int = 0
+    _watchdog: asyncio.TimerHandle | None = None
 
     # the connection's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -92,15 +95,20 @@ class Answer(asyncio.Protocol):
             self._lost = True
             self._transport.abort()
         self._reads += 1
+        self._heard = time.monotonic()
         if self.pacer is not None and self._reads > _UNPACED_READS and not self.done:
             self.pacer.pause(self._transport)
-        self._ready.set()
+        self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done and self._head and not self._framed():
             self.done = True  # an answer without a length ends with its connection
         self._lost = True
-        self._ready.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _framed(self) -> bool:
         return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
@@ -146,21 +154,29 @@ class Answer(asyncio.Protocol):
         return b"".join(pieces)
 
     async def _wait(self, timeout_s: float) -> None:
-        self._ready.clear()
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
-        try:
-            await self._ready.wait()
-        finally:
-            timer.cancel()
+        if self._silent:
+            raise EngineSilent
+        loop = asyncio.get_running_loop()
+        if self._watchdog is None:  # one timer an answer, not one a token
+            self._heard = time.monotonic()
+            self._watchdog = loop.call_later(timeout_s, self._watch, timeout_s)
+        self._waiter = loop.create_future()
+        await self._waiter
         if self._silent:
             raise EngineSilent
 
-    def _expire(self) -> None:
-        self._silent = True
-        self._ready.set()
+    def _watch(self, timeout_s: float) -> None:
+        left = self._heard + timeout_s - time.monotonic()
+        self._silent = left <= 0
+        if self._silent:
+            self._wake()
+        else:
+            self._watchdog = asyncio.get_running_loop().call_later(left, self._watch, timeout_s)
 
     def close(self) -> None:
         """Ends the connection: an engine that still generates for it stops."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if self._transport is not None:
             self._transport.abort()
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from serving.gateway.front_door import FrontDoor, front_door
+from serving.tiny_plan import free_port
 
 from quantplan.artifact.plan_file import Plan, read_plan
 from quantplan.artifact.store import Artifact
@@ -13,8 +15,6 @@ from quantplan.llama.toolchain import unified_per_slot
 from quantplan.llama.types import Toolchain
 from quantplan.planner.plan import server_settings
 from quantplan.serving.launch import running_server
-from serving.gateway.front_door import FrontDoor, front_door
-from serving.tiny_plan import free_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantplan.artifact.plan_file import Plan, write_plan
 from serving.tiny_plan import free_port
+
+from quantplan.artifact.plan_file import Plan, write_plan
 
 PROCESS = Path(__file__).with_name("process.py")
 ROOT = Path(__file__).resolve().parents[3]

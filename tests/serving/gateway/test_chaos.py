@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from serving.gateway.front_door import ask, chat, front_door
+from serving.tiny_plan import free_port
 
 from quantplan.artifact.plan_file import read_plan
 from quantplan.artifact.store import Artifact
@@ -22,8 +24,6 @@ from quantplan.llama.types import Toolchain
 from quantplan.planner.plan import server_settings
 from quantplan.serving.launch import running_server
 from quantplan.units import MIB
-from serving.gateway.front_door import ask, chat, front_door
-from serving.tiny_plan import free_port
 
 pytestmark = [pytest.mark.tools, pytest.mark.build, pytest.mark.slow]
 CHAT = "/v1/chat/completions"

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.gateway.conftest import Engine
+from serving.gateway.front_door import FrontDoor, ask, chat, front_door
+from serving.openai_clients import ClientUrl, check_all_clients
+from serving.tiny_plan import free_port
 
 from quantplan.artifact.plan_file import read_plan
 from quantplan.artifact.store import Artifact
@@ -20,10 +24,6 @@ from quantplan.llama.toolchain import unified_per_slot
 from quantplan.llama.types import Toolchain
 from quantplan.planner.plan import server_settings
 from quantplan.serving.launch import running_server
-from serving.gateway.conftest import Engine
-from serving.gateway.front_door import FrontDoor, ask, chat, front_door
-from serving.openai_clients import ClientUrl, check_all_clients
-from serving.tiny_plan import free_port
 
 pytestmark = [pytest.mark.tools, pytest.mark.build]
 CHAT = "/v1/chat/completions"

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.gateway.test_limits import device, plan, sample
 
 from quantplan.errors import BadKeyFile, BadValue, DoesNotFit
 from quantplan.llama.router import preset_file
 from quantplan.planner.plan import server_settings
 from quantplan.serving.gateway.admission import Door
 from quantplan.serving.gateway.asked import cap_answer, read_asked
+from quantplan.serving.gateway.house import House
 from quantplan.serving.gateway.keys import ANYONE, digest, find_key, read_keys
 from quantplan.serving.gateway.limits import Wishes, derive
 from quantplan.serving.gateway.metrics import Histogram, Metrics, quantile
 from quantplan.serving.gateway.refusals import Refusal
-from quantplan.serving.gateway.relay import read_counts
+from quantplan.serving.gateway.relay import Relay, Visit, read_counts
 from quantplan.serving.gateway.router import most_together
-from serving.gateway.test_limits import device, plan
+from quantplan.serving.gateway.upstream import Engine, EngineEnded
 
 CHAT = "/v1/chat/completions"
 
@@ -214,6 +216,77 @@ def test_a_key_has_its_share_and_a_rate_holds() -> None:
             await places.enter("k", 3, key_in_flight=None)
 
     asyncio.run(story())
+
+
+def test_a_strained_host_runs_less_at_once() -> None:
+    async def story() -> None:
+        house = House({"m": plan()}, Engine(host="127.0.0.1", port=1), keys={})
+        served = house.served["m"]
+        for _ in range(2):
+            house.take_sample(sample(reasons=("hardware thermal slowdown",)))
+        assert served.door.limit == 2
+        assert served.concurrency.reason == "CUDA0: hardware thermal slowdown"
+        for _ in range(20):
+            house.take_sample(sample())
+        assert served.door.limit == 4
+        assert house.gauges()["concurrency_limit"][1] == [((("model", "m"),), 4.0)]
+
+    asyncio.run(story())
+
+
+class Piecemeal:
+    """An answer of the engine in pieces of its own choosing; None is the end of the engine."""
+
+    status = 200
+    headers = ((b"content-type", b"text/event-stream"),)
+
+    def __init__(self, *pieces: bytes | None) -> None:
+        self._pieces = list(pieces)
+
+    async def head(self, _timeout_s: float) -> None:
+        return None
+
+    async def piece(self, _timeout_s: float) -> bytes:
+        piece = self._pieces.pop(0) if self._pieces else b""
+        if piece is None:
+            raise EngineEnded
+        return piece
+
+
+def passed_back(answer: Piecemeal, *, stuck: bool = False) -> tuple[str, bytes]:
+    """(outcome, what the client got)."""
+    got: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        if stuck and message["type"] == "http.response.body":
+            await asyncio.sleep(3600)
+        got.append(message.get("body", b""))
+
+    async def story() -> str:
+        house = House({"m": plan()}, Engine(host="127.0.0.1", port=1), keys={})
+        visit = Visit(request_id="r", began=0.0, path=CHAT, key=ANYONE)
+        told: Any = answer
+        try:
+            return await Relay(house)._pass_back(visit, told, house.served["m"], send, stream=True, capped=None)
+        except Refusal as refusal:
+            await send({"type": "http.response.body", "body": refusal.event()})
+            return refusal.code
+
+    return asyncio.run(story()), b"".join(got)
+
+
+def test_events_are_passed_whole() -> None:
+    torn = Piecemeal(b"data: 1\n\ndata: 2", b"2\n", b"\ndata: [DONE]\n\n")
+    assert passed_back(torn) == ("ok", b"data: 1\n\ndata: 22\n\ndata: [DONE]\n\n")
+    outcome, got = passed_back(Piecemeal(b"data: 1\n\ndata: {half", None))
+    assert outcome == "engine_ended"
+    assert got.startswith(b'data: 1\n\ndata: {"error": ')
+    assert b"half" not in got
+
+
+def test_a_client_that_reads_nothing_gives_up_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantplan.serving.gateway.relay.CLIENT_SILENCE_S", 0.05)
+    assert passed_back(Piecemeal(b"data: 1\n\n", b"data: 2\n\n"), stuck=True)[0] == "client_stalled"
 
 
 def test_histograms_and_suggestions() -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from serving.gateway.front_door import ask, chat, front_door
+from serving.tiny_plan import free_port
 
 from quantplan.artifact.plan_file import Margin, Plan, PlannedDevice, read_plan
 from quantplan.artifact.store import Artifact
-from quantplan.llama.toolchain import unified_per_slot
 from quantplan.llama.types import Toolchain
-from quantplan.serving.gateway.router import Model, engine_key, running_router
+from quantplan.serving.gateway.router import Model, engine_key, engine_launch
+from quantplan.serving.supervise import Supervisor
 from quantplan.units import MIB
-from serving.gateway.front_door import ask, chat, front_door
-from serving.tiny_plan import free_port
 
 pytestmark = [pytest.mark.tools, pytest.mark.build]
 
@@ -45,6 +47,17 @@ def on_a_host_of(plan: Plan, capacity_bytes: int, **changes: object) -> Plan:
     return replace(plan, memory=(device,), margin=(Margin(device="Host", bytes=0, why="test"),), **changes)
 
 
+@contextmanager
+def running_router(models: dict[str, Model], key: Path, tools: Toolchain, work: Path) -> Iterator[Supervisor]:
+    launch = engine_launch(models, port=free_port(), api_key_file=key, tools=tools, work=work)
+    engine = Supervisor(launch, on_event=lambda _event: None)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
 def loaded(url: str) -> set[str]:
     told = json.loads(ask(f"{url}/status")[2])
     return {name for name, model in told["models"].items() if model["loaded"]}
@@ -61,14 +74,10 @@ def test_models_are_swapped_by_what_fits_and_memory_returns(
     models = {name: Model(file=tiny.model.resolve(), plan=told) for name, told in plans.items()}
     with (
         engine_key() as (file, key),
-        running_router(
-            toolchain, models, port=free_port(), api_key_file=file, unified_per_slot=unified_per_slot(toolchain),
-            log=lambda _line: None,
-        ) as engine,
-        front_door(tmp_path, plans, engine_port=engine.port, engine_key=key) as door,
-    ):  # fmt: skip
-        assert "models-max" in " ".join(engine.argv)
-        assert engine.argv[engine.argv.index("--models-max") + 1] == "1"
+        running_router(models, file, toolchain, tmp_path) as engine,
+        front_door(tmp_path, plans, engine_port=int(engine.url.rsplit(":", 1)[1]), engine_key=key) as door,
+    ):
+        assert engine.launch.argv[engine.launch.argv.index("--models-max") + 1] == "1"
         answers = {}
         baseline = None
         for name in ("a", "b", "a", "b"):
@@ -76,10 +85,10 @@ def test_models_are_swapped_by_what_fits_and_memory_returns(
             assert status == 200, body
             answers[name] = json.loads(body)["choices"][0]["message"]["content"]
             assert loaded(door.url) == {name}
-            now = tree_bytes(engine.child.pid)
+            now = tree_bytes(engine.pid)
             baseline = baseline or now
             assert abs(now - baseline) < 64 * MIB, (now, baseline)
-            told = json.loads(ask(f"http://127.0.0.1:{engine.port}/props?model={name}", key=key)[2])
+            told = json.loads(ask(f"{engine.url}/props?model={name}", key=key)[2])
             assert told["default_generation_settings"]["n_ctx"] == plan.n_ctx_per_slot
             assert told["total_slots"] == plan.n_parallel
         assert answers["a"] == answers["b"]
