@@ -218,7 +218,6 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.NoHistory, _no_history),
     (errors.HistoryUnreadable, "move the file away; quantplan history --add FOLDER records artifacts in a new one"),
     (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),
-    (errors.BadKeyFile, _key_file),
     (errors.BadKeyFile, _gateway_keys),
     (errors.BadJob, _bad_job),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),

@@ -168,7 +168,7 @@ def _by_planner(files: HubFiles, offered: Sequence[str], *, n_ctx: int | None, h
     facts = unquantized(_facts(files, next(iter(by_preset.values()))))
     planned = planning.recommend(facts, host, PlanRequest(n_ctx=n_ctx, quants=tuple(by_preset)))
     chosen = planned.plan.quant
-    return by_preset[chosen], f"the planner's choice for this host: {'; '.join(planned.found.choice.why[:2])}"
+    return by_preset[chosen], f"the planner's choice for this host: {'; '.join(planned.choice.why[:2])}"
 
 
 def _facts(files: HubFiles, name: str) -> ModelFacts:
