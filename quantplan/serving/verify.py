@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from quantplan.errors import BadValue, ServerUnreachable
 from quantplan.serving.bind import is_loopback
-from quantplan.serving.contract import Expected, Item, Report, Require, Tier, lowered, unseen
+from quantplan.serving.contract import Expected, Item, Report, Require, Tier, compared, lowered, unseen
 from quantplan.serving.contract_local import find_engine, local_items
 from quantplan.serving.contract_others import other_items, which_runtime
 from quantplan.serving.contract_remote import remote_items, untold_items
@@ -25,19 +25,25 @@ def verify(
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadValue(what="address", value=url, why="is no http:// address")
     door = Door(url=url, key=expected.key)
-    if door.get("/v1/models").status == 401:
-        asked = "is asked for by the server" if expected.key is None else "is not one of the server's"
-        raise BadValue(what="API key", value=None, why=asked)
     runtime = which_runtime(door)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     engine, why = _in_sight(parts.hostname, port, pid, remote_only=remote_only)
     if runtime is Runtime.LLAMA_SERVER:
-        items = (*_llama_local(expected, engine, port, why), *remote_items(expected, door))
+        closed = door.get("/v1/models").status == 401
+        outside = (_closed(expected),) if closed else remote_items(expected, door)
+        items = (*_llama_local(expected, engine, port, why), *outside)
     else:
         items = other_items(runtime, expected, door, pid=engine, port=port, why_remote=why)
     tier = Tier.LOCAL if engine is not None else Tier.REMOTE
     return Report(url=url, runtime=runtime.value if runtime else "unknown", tier=tier, pid=engine, why_remote=why,
                   items=_asked(items, require, tier))  # fmt: skip
+
+
+def _closed(expected: Expected) -> Item:
+    """A server that opens to nobody without a key, or not to ours: nothing else can be asked."""
+    if expected.key is None:
+        return unseen("answers", Tier.REMOTE, "the server asks for an API key, and none was given")
+    return compared("answers", Tier.REMOTE, planned="our key opens", found=401)
 
 
 def _in_sight(host: str, port: int, pid: int | None, *, remote_only: bool) -> tuple[int | None, str | None]:

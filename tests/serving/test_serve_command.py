@@ -14,15 +14,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from serving.engine import alive
+from serving.serve_process import Serve, command, environment, serving
 from serving.tiny_plan import free_port
 
 from quantplan.artifact.plan_file import Margin, Plan, read_plan, write_plan
@@ -31,78 +30,7 @@ from quantplan.llama.types import Toolchain
 from quantplan.places import data_file
 from quantplan.units import MIB
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.tools, pytest.mark.build]
-
-
-@dataclass(slots=True)
-class Serve:
-    """A running `quantplan serve --json`: its ready document and its events as they come."""
-
-    process: subprocess.Popen[str]
-    ready: dict[str, Any]
-    events: list[dict[str, Any]]
-    port: int
-
-    def wait_for(self, kind: str, *, seconds: float = 60, after: int = 0) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for event in self.events[after:]:
-                if event["kind"] == kind:
-                    return event
-            time.sleep(0.02)
-        raise AssertionError(f"no {kind} in {[event['kind'] for event in self.events]}")
-
-    def kinds(self) -> list[str]:
-        return [event["kind"] for event in self.events]
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "quantplan", "serve", *map(str, words)]
-
-
-def environment(state: Path, **env: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "QUANTPLAN_STATE": str(state), **env}
-
-
-@contextmanager
-def serving(artifact: Path, state: Path, *words: object) -> Iterator[Serve]:
-    port = free_port()
-    process = subprocess.Popen(
-        command(artifact, "--port", port, "--json", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(state),
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stderr is not None
-    first = process.stdout.readline()
-    if not first:
-        pytest.fail(process.stderr.read())
-    told = json.loads(first)
-    jsonschema.validate(told, json.loads(data_file("schemas", "serve-1.schema.json").read_text()))
-    run = Serve(process=process, ready=told["data"], events=[], port=port)
-    readers = [threading.Thread(target=_collect, args=(process.stdout, run.events), daemon=True),
-               threading.Thread(target=process.stderr.read, daemon=True)]  # fmt: skip
-    for reader in readers:
-        reader.start()
-    try:
-        yield run
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=60)
-        finally:
-            process.kill()
-            for reader in readers:
-                reader.join(timeout=10)
-            process.stdout.close()
-            process.stderr.close()
-
-
-def _collect(lines: Any, events: list[dict[str, Any]]) -> None:
-    for line in lines:
-        told = json.loads(line)
-        events.append(told["data"] or {"kind": "error", "text": told["error"]["message"]})
 
 
 def refused(*words: object, state: Path, status: int, **env: str) -> str:
@@ -246,10 +174,13 @@ def test_a_key_file_is_made_protected_and_asked_for(tiny: Artifact, tmp_path: Pa
         assert wrong.value.code == 401
         checked = verified(run, tiny, "--api-key-file", key_file, state=tmp_path / "state")
         assert checked["verdict"] == "ok"
-        verified_not(run, tiny, says="API key is asked for by the server", state=tmp_path)
+        none = verified(run, tiny, state=tmp_path, status=5)
+        assert [item["why"] for item in none["items"] if item["name"] == "answers"] == [
+            "the server asks for an API key, and none was given"
+        ]
         other = tmp_path / "other"
         other.write_text("another\n")
-        verified_not(run, tiny, "--api-key-file", other, says="API key is not one of the server's", state=tmp_path)
+        verified(run, tiny, "--api-key-file", other, state=tmp_path, status=4)
         names = {item["name"]: item["status"] for item in checked["items"]}
         assert names["wrong key"] == "ok"
         assert names["buffers"] == "ok"
@@ -268,16 +199,6 @@ def verified(run: Serve, tiny: Artifact, *words: object, state: Path, status: in
     jsonschema.validate(told, json.loads(data_file("schemas", "verify-serving-1.schema.json").read_text()))
     data: dict[str, Any] = told["data"]
     return data
-
-
-def verified_not(run: Serve, tiny: Artifact, *words: object, says: str, state: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "quantplan", "verify-serving", f"http://127.0.0.1:{run.port}", "--plan",
-         str(tiny.folder), *map(str, words)], capture_output=True, text=True, check=False, timeout=120,
-        env=environment(state),
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert says in done.stderr
 
 
 def test_the_check_from_near_and_from_afar(tiny: Artifact, tmp_path: Path) -> None:
