@@ -258,7 +258,8 @@ def _finish(
         ),
         result=Result(
             artifact_sha256=file.sha256, policy=gate.POLICY, verdict=judgement.verdict, metrics=judgement.metrics,
-            tool={**engine, "settings": _told_settings(request.settings)}, host=request.host,
+            tool={**engine, "settings": _told_settings(request.settings)}, host=request.host, kind="gate",
+            reason=judgement.reason, n_tokens=judgement.n_tokens, findings=judgement.findings,
         ),
         plan=_plan(request, model, quant, file),
         card=model_card(

@@ -46,6 +46,7 @@ class JudgeRequest:
     known: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Metric, ...] = ()
     findings: tuple[Finding, ...] = ()
+    pair: Pair | None = None  # where the two have been compared already: it reads both files whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def judge_file(request: JudgeRequest, *, tell: Tell, run: Runner = run_tool) -> 
     Raises NotComparable, DamagedWeights, NoDiskSpace, TextTooShort, BadText before any measurement; ToolFailed or
     BadLogits when the evaluator gave nothing usable in three attempts: then there is no verdict.
     """
-    told = pair.check_pair(request.reference, request.artifact, label=request.label)
+    told = request.pair or pair.check_pair(request.reference, request.artifact, label=request.label)
     if request.against is not None:
         pair.check_pair(request.reference, request.against)
     request.work.mkdir(parents=True, exist_ok=True)
@@ -173,12 +174,14 @@ class _Measuring:
         try:
             reference = self._reference(text, base, part, settings)
             found = {"artifact": self._against(reference, "artifact", self.request.artifact, text, settings)}
-            for role, model, role_settings in self._compared(corpus.name, settings):
+            for role, model, its_settings in self._compared(corpus.name, settings):
                 if role == "label" and model == self.request.artifact:
                     found[role] = found["artifact"]
                 else:
-                    found[role] = self._against(reference, role, model, text, role_settings)
-                    self.baselines.seen(role, found[role])
+                    found[role] = self._against(reference, role, model, text, its_settings)
+                    if self.baselines.seen(role, found[role]):
+                        other, its_own = self.baselines.model(role, settings)
+                        found[role] = self._against(reference, role, other, text, its_own)
         finally:
             if self.request.base_cache is None:
                 base.unlink(missing_ok=True)

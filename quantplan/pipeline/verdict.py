@@ -88,19 +88,27 @@ def _metric(corpus: str, name: str, scores: CorpusScores, limit: Limit | None, e
     if limit is None:
         return _shown(name, corpus, found, n=n, limit=None)
     least, most, about = _limit_bounds(name, scores, limit, errors)
-    held = least * statistics.caution(name, scores.n_chunks)
     itself = limit.of_q8_0 > 1 and scores.q8_0 is not None and scores.q8_0.kld == scores.artifact.kld
-    if not all(map(math.isfinite, (found.value, about))):
+    held = least * statistics.caution(name, scores.n_chunks)
+    if not math.isfinite(about):
         verdict = Verdict.INCONCLUSIVE
-    elif itself or found.high <= held:  # Q8_0 is inside a multiple of itself, whatever it is
-        verdict = Verdict.PASS
-    else:
-        verdict = Verdict.FAIL if found.low > most else Verdict.INCONCLUSIVE
+    else:  # Q8_0 is inside a multiple of itself, whatever it is
+        verdict = Verdict.PASS if itself and math.isfinite(found.value) else call(found, held=held, most=most)
     margin = most - found.low if verdict is Verdict.FAIL else held - found.high
     reason = None
     if verdict is Verdict.INCONCLUSIVE and found.high <= least:
         reason = f"inside the limit, but {scores.n_chunks} chunks are few for a pass so near to it"
     return _shown(name, corpus, found, n=n, limit=about, verdict=verdict, margin=margin, reason=reason)
+
+
+def call(found: Bounds, *, held: float, most: float) -> Verdict:
+    """Pass when the upper bound is inside the least that the limit may be, fail when the lower bound is outside the
+    most, else inconclusive."""
+    if not math.isfinite(found.value):
+        return Verdict.INCONCLUSIVE
+    if found.high <= held:
+        return Verdict.PASS
+    return Verdict.FAIL if found.low > most else Verdict.INCONCLUSIVE
 
 
 def _bounds(name: str, scores: CorpusScores, errors: Errors) -> Bounds:

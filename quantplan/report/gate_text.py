@@ -59,7 +59,7 @@ def _head(policy: Policy) -> Iterator[str]:
         f"inconclusive when the last is reached without one."
     )
     yield (
-        f"The test is set to pass what is outside a limit in at most {100 * policy.error_rate:g} % of cases and to fail "
+        f"The test is set to pass what is outside a limit in at most {100 * policy.error_rate:g} % of cases, to fail "
         f"what is inside in at most {100 * policy.error_rate:g} %, over all looks, metrics and texts together."
     )
     yield f"The reference's own perplexity must be at most {policy.reference_ppl_at_most:g} on every text."
