@@ -70,10 +70,14 @@ class Options:
 
 
 def make(model: str, options: Options) -> BuildRequest:
-    """Everything checked before any work, then the source on this disk. Raises the first thing that is in the way."""
+    """Everything checked before any work, then, where a step needs it, the source on this disk.
+
+    Raises the first thing that is in the way.
+    """
     from quantplan.cli import build_types
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
+    from quantplan.pipeline.build import needs_source
     from quantplan.pipeline.candidate import find_candidate
     from quantplan.pipeline.convert import has_projector, wanted_outtype, weight_dtypes
     from quantplan.pipeline.disk import DiskMode
@@ -92,8 +96,9 @@ def make(model: str, options: Options) -> BuildRequest:
     found = examined(candidate, options, chosen, settings, host, converter)
     for refusal in found.refusals:
         raise refusal
-    source = fetched(candidate, found, converter, options.allowed)
-    outtype, outtype_warning = wanted_outtype(options.outtype, weight_dtypes(source))
+    source = source_of(candidate, found, converter, options.allowed)
+    dtypes = weight_dtypes(source) if candidate.repository is None else _dtypes(candidate)
+    outtype, outtype_warning = wanted_outtype(options.outtype, dtypes)
 
     def plan(file: Path, quant: str) -> Plan | None:
         from quantplan.cli.planning import plan_file
@@ -109,7 +114,26 @@ def make(model: str, options: Options) -> BuildRequest:
         warnings=(*found.warnings, *([outtype_warning] if outtype_warning else [])),
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": settings.n_threads},
     )  # fmt: skip
-    return replace(request, sizes=sizes_of(request, found))
+    ours = found.sizes is not None and found.sizes.source_bytes > 0
+    request = replace(request, sizes=sizes_of(request, found), source_is_ours=ours)
+    if candidate.repository is not None and needs_source(request, tell=lambda step, what: None):
+        fetched(candidate, found, converter, options.allowed)
+    return request
+
+
+def _dtypes(candidate: Candidate) -> frozenset[str]:
+    return frozenset(tensor.dtype for tensor in candidate.checkpoint.tensors or ())
+
+
+def source_of(candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed) -> Source:
+    """The source as it lies here, or as it will: nothing is downloaded."""
+    from quantplan.pipeline.planned_source import planned_source
+    from quantplan.pipeline.source import open_source
+
+    if candidate.repository is not None and found.needed is not None:
+        return planned_source(candidate, found.needed)
+    assert candidate.folder is not None
+    return open_source(candidate.folder, converter=converter, allow_pickle=allowed.pickle)
 
 
 def sizes_of(request: BuildRequest, found: Preflight) -> BuildSizes | None:
@@ -126,6 +150,7 @@ def sizes_of(request: BuildRequest, found: Preflight) -> BuildSizes | None:
         kv_bytes=found.vocabulary.kv_bytes_with(facts.tensors) if found.vocabulary else None,
         imatrix=request.work().imatrix, logits_bytes=logits_bytes(request),
         mmproj_bytes=max(0, request.source.weight_bytes - matrices) if request.mmproj else 0,
+        source_bytes=found.sizes.source_bytes if found.sizes else 0,
     )  # fmt: skip
 
 
@@ -179,14 +204,13 @@ def preflight(model: str, options: Options) -> Preflight:
 
 
 def fetched(candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed) -> Source:
-    """The source on this disk: of a repository, every needed file downloaded and proved."""
+    """The repository on this disk: every needed file downloaded and proved, and the folder checked as any other."""
     from quantplan.cli.progress import DownloadBar
     from quantplan.pipeline.download import download
     from quantplan.pipeline.source import open_source
 
-    if candidate.repository is None or candidate.hub is None:
-        assert candidate.folder is not None
-        return open_source(candidate.folder, converter=converter, allow_pickle=allowed.pickle)
+    assert candidate.repository is not None
+    assert candidate.hub is not None
     assert found.needed is not None
     bar = DownloadBar(candidate.repository.id)
     got = download(candidate.hub, candidate.repository, found.needed.all, progress=bar)

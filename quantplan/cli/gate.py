@@ -29,6 +29,9 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--text", "texts", multiple=True, metavar="[NAME=]FILE",
               help="Measure on this text instead of the five that ship; may be given several times.")  # fmt: skip
 @click.option("--chunks", type=click.IntRange(20, 100_000), help="The most windows of a text, instead of the policy's.")
+@click.option("--hellaswag", type=_FILE, help="Answer these HellaSwag tasks too; told, not judged.")
+@click.option("--winogrande", type=_FILE, help="Answer these Winogrande tasks too; told, not judged.")
+@click.option("--lm-eval", type=_FILE, help="Tell the scores of this result of lm-evaluation-harness too.")
 @click.option("--llama", type=click.Path(path_type=Path), help="Folder of the llama.cpp tools.")
 @click.option("--junit", type=_OUT, metavar="FILE", help="Write JUnit XML.")
 @click.option("--sarif", type=_OUT, metavar="FILE", help="Write SARIF.")

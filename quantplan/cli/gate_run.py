@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from quantplan.artifact.receipt import NAME, Receipt, sha256_of
-from quantplan.artifact.results import Finding, Result, Severity, Verdict, write_result
+from quantplan.artifact.results import Finding, Metric, Result, Severity, Verdict, write_result
 from quantplan.artifact.store import check_files, find_artifact
 from quantplan.errors import BadModelFile, ExitCode, NoReference, ToolMissing
+from quantplan.llama.commands import EvalSettings
 from quantplan.llama.process import run_tool, unmaskable_settings
 from quantplan.llama.types import Engine, Toolchain
 from quantplan.pipeline.evaluate import Corpus
@@ -39,6 +40,9 @@ class Options:
     base_cache: Path | None = None
     texts: tuple[str, ...] = ()
     chunks: int | None = None
+    hellaswag: Path | None = None
+    winogrande: Path | None = None
+    lm_eval: Path | None = None
     llama: Path | None = None
     junit: Path | None = None
     sarif: Path | None = None
@@ -70,7 +74,6 @@ class Gated:
 def gate(given: Path, policy: Policy, options: Options, *, tell: Tell) -> Gated:
     """Judges one file. Any changed bit of an artifact folder is refused by its hash before anything is measured."""
     from quantplan.hardware.detect import detect_host
-    from quantplan.llama.commands import EvalSettings
     from quantplan.llama.toolchain import find_toolchain
     from quantplan.pipeline import pair
 
@@ -91,9 +94,11 @@ def gate(given: Path, policy: Policy, options: Options, *, tell: Tell) -> Gated:
             baseline=_folder(options.baseline),
         )  # fmt: skip
         corpora, findings = _corpora(options.texts, told, work)
+        scores, lost = _tasks(options, model, tools, settings, tell=tell)
         request = JudgeRequest(
             artifact=model, reference=reference, policy=rules, corpora=corpora, settings=settings, tools=tools,
-            work=work, label=told.label, base_cache=options.base_cache, others=others, findings=findings,
+            work=work, label=told.label, base_cache=options.base_cache, others=(*others, *scores),
+            findings=(*findings, *lost),
             against=options.against,
         )  # fmt: skip
         judgement = judge_file(request, tell=tell).judgement
@@ -216,6 +221,24 @@ def _corpora(given: tuple[str, ...], told: Any, work: Path) -> tuple[tuple[Corpu
         note = Finding(rule="gate/chat-not-measured", severity=Severity.WARNING, file=told.artifact.name,
                        message=f"chat was not measured: {error}")  # fmt: skip
         return others, (note,)
+
+
+def _tasks(
+    options: Options, model: Path, tools: Toolchain, settings: EvalSettings, *, tell: Tell
+) -> tuple[tuple[Metric, ...], tuple[Finding, ...]]:  # fmt: skip
+    """Scores that were asked for beside the gate."""
+    from quantplan.pipeline.tasks import read_lm_eval, score_tasks
+
+    metrics: list[Metric] = []
+    findings: list[Finding] = []
+    for kind, tasks in (("hellaswag", options.hellaswag), ("winogrande", options.winogrande)):
+        if tasks is not None:
+            scored, lost = score_tasks(kind, tasks, model, tools=tools, settings=settings, run=run_tool, tell=tell)
+            metrics += scored
+            findings += lost
+    if options.lm_eval is not None:
+        metrics += read_lm_eval(options.lm_eval)
+    return tuple(metrics), tuple(findings)
 
 
 def _recorded(subject: Subject, result: Result) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class _Asked:
 
 def run(model: str, *, say: Say, **options: Any) -> tuple[Chosen, Pulled, tuple[str, ...]]:
     """The choice, the artifact, and warnings."""
+    from quantplan.artifact.history import record_artifact
     from quantplan.hardware.detect import detect_host
     from quantplan.pipeline.layout import engine_entry
 
@@ -59,7 +60,8 @@ def run(model: str, *, say: Say, **options: Any) -> tuple[Chosen, Pulled, tuple[
         tools=engine_entry(tools) if tools and judge else {}, tell=lambda step, what: say(f"{step}: {what}"),
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": host.cpu.n_threads},
     )  # fmt: skip
-    return chosen, pulled, tuple(warnings)
+    said = record_artifact(pulled.folder)
+    return chosen, pulled, (*warnings, *([f"not recorded in the history: {said}"] if said else []))
 
 
 def _tools(asked: _Asked) -> tuple[Toolchain | None, str]:

@@ -62,6 +62,33 @@ def parse_token_count(lines: Sequence[str]) -> int | None:
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    """Share of right answers with the interval that the tool prints: 95 % for HellaSwag, one standard error to
+    either side for Winogrande."""
+
+    share: float
+    low: float
+    high: float
+    n: int
+
+
+_HELLASWAG = re.compile(r"^(\d+)\t\s*([\d.]+)%\t\[\s*([\d.]+)%,\s*([\d.]+)%\]")
+_WINOGRANDE = re.compile(r"Final Winogrande score\((\d+) tasks\): ([\d.]+) \+/- ([\d.]+)")
+
+
+def parse_task_score(kind: str, lines: Sequence[str]) -> TaskScore | None:
+    """The last line of `hellaswag` (cumulative rows) or `winogrande`, or None where it was lost."""
+    for line in reversed(lines):
+        if kind == "hellaswag" and (match := _HELLASWAG.match(line)):
+            share, low, high = (float(match[i]) / 100 for i in (2, 3, 4))
+            return TaskScore(share=share, low=low, high=high, n=int(match[1]))
+        if kind == "winogrande" and (match := _WINOGRANDE.search(line)):
+            share, sigma = float(match[2]) / 100, float(match[3]) / 100
+            return TaskScore(share=share, low=max(0.0, share - sigma), high=min(1.0, share + sigma), n=int(match[1]))
+    return None
+
+
 def perplexity_progress(text: str) -> int | None:
     """The number of the last chunk in a piece of stdout: `[17]5.1234,`."""
     found = _CHUNK_DONE.findall(text)

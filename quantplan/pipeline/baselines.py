@@ -90,12 +90,14 @@ class Baselines:
             return self._made("F16"), settings
         return self._pair.reference, replace(settings, n_ubatch=max(32, settings.n_ubatch // 4))
 
-    def seen(self, role: str, tokens: TokenScores) -> None:
-        """What a run showed. A micro-batch that changes no bit is no floor: then 16 bits of another kind are."""
+    def seen(self, role: str, tokens: TokenScores) -> bool:
+        """Takes note of what a run showed, and says whether it must be run again: a micro-batch that changes no bit
+        is no floor, and then 16 bits of another kind are."""
         if role != "floor" or self._floor_of is not None:
-            return
-        identical = not tokens.kld.any()
-        self._floor_of = "F16" if identical and self._pair.reference_type in ("BF16", "F32") else "micro-batch"
+            return False
+        again = not tokens.kld.any() and self._pair.reference_type in ("BF16", "F32")
+        self._floor_of = "F16" if again else "micro-batch"
+        return again
 
     def _made(self, quant: str) -> Path:
         """The reference at a preset, made once."""

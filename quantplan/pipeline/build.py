@@ -20,10 +20,10 @@ from quantplan.pipeline.publish import Built
 from quantplan.pipeline.record import Record
 from quantplan.pipeline.request import BASELINE, BuildRequest, Workplace, file_stem
 from quantplan.pipeline.runner import BuildRunner, Decision, remove_leftovers
-from quantplan.pipeline.schedule import IMATRIX, Kind
+from quantplan.pipeline.schedule import IMATRIX, SOURCE, Kind
 from quantplan.pipeline.steps import Tell
 
-__all__ = ["BASELINE", "BuildRequest", "Built", "build", "explain", "passed", "plan_disk"]
+__all__ = ["BASELINE", "BuildRequest", "Built", "build", "explain", "needs_source", "passed", "plan_disk"]
 
 _GIVEN = "given imatrix"
 
@@ -66,6 +66,15 @@ def explain(request: BuildRequest, *, tell: Tell) -> tuple[tuple[Decision, ...],
     return BuildRunner(_workplace(request, tell, run_tool), plan.actions).decide(), plan
 
 
+def needs_source(request: BuildRequest, *, tell: Tell) -> bool:
+    """Whether a step that reads the source has to run: else its weights need not be here."""
+    try:
+        decisions, _ = explain(request, tell=tell)
+    except OSError:  # a file whose hash nobody knows is not here
+        return True
+    return any(one.runs and one.action.kind is Kind.MAKE and SOURCE in one.action.needs for one in decisions)
+
+
 def _workplace(request: BuildRequest, tell: Tell, run: Runner) -> Workplace:
     folder = request.folder.absolute()
     return Workplace(
@@ -94,7 +103,7 @@ def plan_disk(request: BuildRequest) -> DiskPlan:
     """The disk plan that fits, in the mode asked for. Raises NoDiskSpace when none does."""
     sizes = request.sizes or rough_sizes(request)
     there = next(path for path in (request.output, *request.output.absolute().parents) if path.exists())
-    made = _made_bytes(request.folder)
+    made = _made_bytes(request.folder) + (_source_here(request) if sizes.source_bytes else 0)
     free = shutil.disk_usage(there).free + made
     plan = disk_plan(sizes, request.work(), request.disk, free_bytes=free)
     if plan.peak_bytes > free:
@@ -105,6 +114,12 @@ def plan_disk(request: BuildRequest) -> DiskPlan:
 def _made_bytes(folder: Path) -> int:
     """What earlier runs left in the work folder, and this one need not make again."""
     return sum(size_of(path) for path in folder.iterdir() if not path.is_symlink()) if folder.is_dir() else 0
+
+
+def _source_here(request: BuildRequest) -> int:
+    """What of a downloaded source lies on this disk already, broken downloads too."""
+    files = (path for path in request.source.folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files)
 
 
 def rough_sizes(request: BuildRequest) -> BuildSizes:

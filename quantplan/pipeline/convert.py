@@ -54,7 +54,10 @@ def convert_step(work: Workplace, *, mmproj: bool = False) -> Step:
 
 def source_entries(work: Workplace) -> tuple[FileEntry, ...]:
     """Every file that the conversion depends on, by hash."""
-    return tuple(work.record.entry(path.resolve(), name=path.name) for path in work.request.source.files)
+    source = work.request.source
+    return tuple(
+        source.known.get(path.name) or work.record.entry(path.resolve(), name=path.name) for path in source.files
+    )
 
 
 @cache

@@ -34,15 +34,29 @@ class _Converter:
     bytes_per_element: float
 
 
+def _measured(tool: str) -> list[tuple[int, int]]:
+    """(elements of the largest tensor, anonymous bytes at the peak) of a tool: data/tool_memory.csv."""
+    with data_file("tool_memory.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["tool"] == tool]
+    return [(int(row["largest_tensor_elements"]), int(row["anonymous_bytes"])) for row in rows]
+
+
 @cache
 def _converter() -> _Converter:
-    """From what was measured: data/tool_memory.csv."""
-    with data_file("tool_memory.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["tool"] == "convert"]
-    measured = [(int(row["largest_tensor_elements"]), int(row["anonymous_bytes"])) for row in rows]
+    """The process itself, and what a tensor costs beside it, at most."""
+    measured = _measured("convert")
     base = min(n_bytes for _, n_bytes in measured)
     slope = max((n_bytes - base) / n for n, n_bytes in measured if n > 10_000_000)
     return _Converter(base_bytes=base, bytes_per_element=slope)
+
+
+@cache
+def _quantizer_slack() -> float:
+    """How much more llama-quantize took than its buffers, at most. Its largest tensors were made Q6_K there: buffers
+    that grow are copied, and both copies count for a moment."""
+    kind = ggml_types()["Q6_K"]
+    per_element = _F32_BYTES + kind.type_size / kind.block_size
+    return max(n_bytes / (n * per_element) for n, n_bytes in _measured("quantize"))
 
 
 def memory_steps(
@@ -72,4 +86,4 @@ def _quantize_bytes(source: Sequence[TensorFacts], result: Sequence[TensorFacts]
         if before.get(tensor.name) != tensor.type_name:
             kind = types[tensor.type_name]
             peak = max(peak, tensor.n_elements * _F32_BYTES + tensor.n_elements * kind.type_size // kind.block_size)
-    return min(peak, QUANTIZE_BUFFER_BYTES)
+    return int(min(peak, QUANTIZE_BUFFER_BYTES) * _quantizer_slack())

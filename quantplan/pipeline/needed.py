@@ -55,6 +55,8 @@ def needed_files(files: CheckpointFiles, *, allow_code: bool = False, allow_pick
     pickled = () if weights else tuple(sorted(name for name in names if _PICKLED.fullmatch(name)))
     if pickled and not allow_pickle:
         raise errors.PickleWeights(model=files.name, files=pickled)
+    if pickled and PICKLE_INDEX in names:
+        _check_pickle_index(files, pickled)
     if not weights and not pickled:
         raise errors.BadModelFile(path=files.name, why=_no_weights(names))
     index = PICKLE_INDEX if pickled else INDEX_FILE
@@ -65,6 +67,15 @@ def needed_files(files: CheckpointFiles, *, allow_code: bool = False, allow_pick
         code=tuple(name for name in code.python if name in names) if allow_code else (),
         weights_are_pickled=bool(pickled),
     )  # fmt: skip
+
+
+def _check_pickle_index(files: CheckpointFiles, pickled: Sequence[str]) -> None:
+    """The converter joins the index's names to the folder unchecked: they must be those of the weights."""
+    named = read_json(files, PICKLE_INDEX, max_bytes=_MAX_CONFIG_BYTES).get("weight_map")
+    parts = {str(part) for part in named.values()} if isinstance(named, dict) else {""}
+    for part in sorted(parts - set(pickled)):
+        why = f"{part[:80]!r} is not a weight file of this model"
+        raise errors.BadModelFile(path=f"{files.name}/{PICKLE_INDEX}", why=why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantplan.artifact.receipt import FileEntry
 from quantplan.errors import BadModelFile, UnsupportedArchitecture
 
 _TOKENIZERS = ("tokenizer.model", "tokenizer.json", "vocab.json", "tekken.json", "spiece.model")
@@ -23,7 +25,8 @@ _REGISTERED = re.compile(r"@ModelBase\.register\(([^)]*)\)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A checked folder. `files` are all that the conversion depends on, weights included."""
+    """A checked folder. `files` are all that the conversion depends on, weights included; `known` their entries by
+    name where the hub tells the hashes: such files need not be here to be known."""
 
     folder: Path
     name: str
@@ -34,6 +37,7 @@ class Source:
     repo: str | None = None
     revision: str | None = None
     licence: str | None = None
+    known: Mapping[str, FileEntry] = field(default_factory=dict)
 
     @property
     def n_vocab(self) -> int | None:

@@ -371,3 +371,25 @@ def test_no_space_for_what_would_come(hub: LoopbackHub, cache: Path, toolchain: 
     assert told["disk"]["mode"] == "tight"
     assert done.returncode == 1
     assert fetched(hub) == 0
+
+
+@pytest.mark.tools
+@pytest.mark.build
+def test_tight_drops_what_it_downloaded_and_never_fetches_it_again(
+    hub: LoopbackHub, cache: Path, toolchain: object
+) -> None:
+    """The weights go once they are converted, and a build that has nothing left to convert fetches none of them."""
+    hub.add("org/Tiny-Chat", tiny(), licence="mit")
+    (cache.parent / "text.txt").write_text(TEXT)
+    words = ("org/Tiny-Chat", "--text", "t=text.txt", "--chunks", "2", "--disk", "tight")
+    done = build(hub, cache, *words, "--quant", "Q8_0", "--json")
+    assert json.loads(done.stdout)["data"]["artifacts"], done.stderr
+    assert not list((cache / "downloads").rglob("*.safetensors"))
+    before = fetched(hub)
+    assert before > 0
+    receipt = json.loads((cache.parent / "artifacts" / "Tiny-Chat-Q8_0" / "artifact.json").read_text())
+    weights = hashlib.sha256(bytes(tiny()["model.safetensors"])).hexdigest()  # type: ignore[arg-type]
+    assert weights in {file["sha256"] for file in receipt["source"]["files"]}
+    again = build(hub, cache, *words, "--quant", "Q8_0", "--json")
+    assert [one["fresh"] for one in json.loads(again.stdout)["data"]["artifacts"]] == [False], again.stderr
+    assert fetched(hub) == before

@@ -272,3 +272,35 @@ def test_no_space_is_said_before_the_first_byte(hub: LoopbackHub, monkeypatch: p
     with pytest.raises(errors.NoDiskSpace, match="of disk space needed"):
         download.download(client, client.repository("org/huge"), ["model.gguf"], progress=Silent())
     assert not any("/cdn/" in entry.path for entry in hub.log)
+
+
+def random_fault(rng: random.Random) -> dict[str, object]:
+    kind = rng.choice(["status", "reset", "cut", "claimed", "flip", "stall"])
+    times = rng.choice([1, 1, 2, 3, 8, 10**9])
+    at = rng.randrange(0, 420_000)
+    return {
+        "status": {"status": rng.choice([403, 404, 429, 500, 502, 503]), "times": times},
+        "reset": {"reset_after": at, "times": times}, "cut": {"cut_after": at, "times": times},
+        "claimed": {"cut_after": at, "claim_cut": True, "times": times}, "flip": {"flip_at": at, "times": times},
+        "stall": {"status": 429, "headers": {"Retry-After": str(rng.choice([1, 60, 5000]))}, "times": times},
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_faults_at_random_never_give_wrong_bytes(seed: int, hub: LoopbackHub) -> None:
+    """Up to three kinds of fault at once, some for ever, on any address: the right bytes or one of our errors, and
+    then the right bytes once the hub is well."""
+    rng = random.Random(seed)
+    client = Hub(endpoint=hub.url, sleep=lambda _: None)
+    repository = client.repository("org/model")
+    for _ in range(rng.randint(1, 3)):
+        hub.fail(rng.choice(["/cdn/", "/resolve/", r"config\.json", r"safetensors"]), **random_fault(rng))  # type: ignore[arg-type]
+    how = {"progress": Silent(), "sleep": lambda _: None, "n_at_once": rng.choice([1, 4])}
+    try:
+        assert_right(download.download(client, repository, tuple(FILES), **how))  # type: ignore[arg-type]
+    except errors.HubError:
+        folder = download.source_folder(repository)
+        for name, content in FILES.items():
+            assert not (folder / name).exists() or (folder / name).read_bytes() == content
+    hub.faults.clear()
+    assert_right(download.download(client, repository, tuple(FILES), **how))  # type: ignore[arg-type]
