@@ -99,7 +99,6 @@ def write_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -99,7 +99,7 @@ def gate(given: Path, policy: Policy, options: Options, *, tell: Tell) -> Gated:
             artifact=model, reference=reference, policy=rules, corpora=corpora, settings=settings, tools=tools,
             work=work, label=told.label, base_cache=options.base_cache, others=(*others, *scores),
             findings=(*findings, *lost),
-            against=options.against,
+            against=options.against, pair=told,
         )  # fmt: skip
         judgement = judge_file(request, tell=tell).judgement
         reference_sha256 = sha256_of(reference)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from quantplan.pipeline.logits import TokenScores
 
 TAIL_SHARE = 0.05  # the largest divergences that are kept, as a share of all tokens
@@ -70,7 +73,5 @@ def reduce_scores(tokens: TokenScores) -> Damage:
     )  # fmt: skip
 
 
-def _floats(values: object) -> tuple[float, ...]:
-    import numpy as np
-
-    return tuple(float(value) for value in np.asarray(values))
+def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(values.astype(float).tolist())

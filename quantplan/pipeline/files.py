@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from quantplan.artifact.receipt import FileEntry, sha256_of, sync_folder
@@ -51,8 +52,20 @@ def sync(path: Path) -> None:
         sync_folder(path)
 
 
-def move_into_place(partial: Path, final: Path) -> None:
-    """Content on the disk, then the name, then the name on the disk."""
-    sync(partial)
+def move_into_place(partial: Path, final: Path, *, lasting: bool = True) -> None:
+    """Content on the disk, then the name, then the name on the disk. What need not outlast a power loss is renamed
+    only: gigabytes that are deleted a minute later then never reach the disk at all."""
+    if lasting:
+        sync(partial)
     partial.replace(final)
-    sync_folder(final.parent)
+    if lasting:
+        sync_folder(final.parent)
+
+
+@cache
+def boot_id() -> str | None:
+    """Which start of this machine it is, or None where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None

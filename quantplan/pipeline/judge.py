@@ -46,6 +46,7 @@ class JudgeRequest:
     known: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Metric, ...] = ()
     findings: tuple[Finding, ...] = ()
+    pair: Pair | None = None  # where the two have been compared already: it reads both files whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def judge_file(request: JudgeRequest, *, tell: Tell, run: Runner = run_tool) -> 
     Raises NotComparable, DamagedWeights, NoDiskSpace, TextTooShort, BadText before any measurement; ToolFailed or
     BadLogits when the evaluator gave nothing usable in three attempts: then there is no verdict.
     """
-    told = pair.check_pair(request.reference, request.artifact, label=request.label)
+    told = request.pair or pair.check_pair(request.reference, request.artifact, label=request.label)
     if request.against is not None:
         pair.check_pair(request.reference, request.against)
     request.work.mkdir(parents=True, exist_ok=True)

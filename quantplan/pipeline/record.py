@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantplan.artifact.receipt import FileEntry, StepEntry, write_atomically
-from quantplan.pipeline.files import hash_of, members, size_of
+from quantplan.pipeline.files import boot_id, hash_of, members, size_of
 
 SCHEMA = "quantplan/run/2"
 _LARGE_BYTES = 64 << 20  # a hash of so much is written down at once: it took long to make
@@ -23,6 +23,12 @@ class Done:
     tool_build: str
     output: FileEntry
     at: str  # UTC
+    boot: str | None = None  # the file was not synced: it is to be trusted until the machine starts again
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the output's content can only be what was written."""
+        return self.boot is None or self.boot == boot_id()
 
 
 class Record:
@@ -106,5 +112,9 @@ def _done(told: Mapping[str, Any]) -> Done:
     entry["argv"] = tuple(entry["argv"])
     entry["inputs"] = tuple(FileEntry(**one) for one in entry["inputs"])
     return Done(
-        entry=StepEntry(**entry), tool_build=told["tool_build"], output=FileEntry(**told["output"]), at=told["at"]
+        entry=StepEntry(**entry),
+        tool_build=told["tool_build"],
+        output=FileEntry(**told["output"]),
+        at=told["at"],
+        boot=told["boot"],
     )

@@ -120,7 +120,7 @@ class BuildRunner:
         known = self.work.record.known(step.output)
         why = stale(step, known)
         path = self.work.folder / step.output
-        there = path.exists()
+        there = path.exists() and (known is None or known.is_trusted)
         if why is None and known is not None:
             if there and not self.work.record.intact(path, known.output):
                 return _Seen(action=action, why_not="its output was changed on the disk", file=True)

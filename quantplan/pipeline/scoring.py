@@ -45,7 +45,8 @@ def evaluate_step(work: Workplace, action: Action, model: FileEntry) -> Step:
     return Step(
         name=action.name, argv=argv, shown_argv=without_threads(shown(argv, folder=work.folder)),
         inputs=(model, text_entry(work, corpus)), output=target.name, tool_build=tool_build(work), attempt=attempt,
-        expected_bytes=request.sizes.logits_bytes if request.sizes else None, progress=_chunks(request.settings),
+        scratch=True, progress=_chunks(request.settings),
+        expected_bytes=request.sizes.logits_bytes if request.sizes else None,
     )  # fmt: skip
 
 

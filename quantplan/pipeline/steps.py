@@ -16,7 +16,7 @@ from quantplan.artifact.receipt import FileEntry, StepEntry
 from quantplan.errors import BadModelFile, DiskFull, QuantplanError, ToolFailed
 from quantplan.llama.process import Runner
 from quantplan.llama.types import Completed
-from quantplan.pipeline.files import move_into_place, remove, size_of
+from quantplan.pipeline.files import boot_id, move_into_place, remove, size_of
 from quantplan.pipeline.record import Done, Record
 from quantplan.pipeline.step_log import StepLog
 
@@ -50,6 +50,7 @@ class Step:
     extra_env: Mapping[str, str] | None = None
     progress: Callable[[str], str | None] | None = None
     expected_bytes: int | None = None
+    scratch: bool = False  # soon deleted: not worth syncing, and not trusted after a restart of the machine
 
     @property
     def partial_name(self) -> str:
@@ -94,7 +95,8 @@ def run_step(step: Step, *, folder: Path, record: Record, run: Runner, tell: Tel
             completed = _attempt(step, partial, watched)
             log.end(completed.returncode, completed.seconds, completed.peak_rss_bytes)
         _verify(step, partial, completed)
-        move_into_place(partial, output)
+        boot = boot_id() if step.scratch else None
+        move_into_place(partial, output, lasting=boot is None)
     except BaseException as error:
         full = _full_disk(error, step, folder, partial)
         remove(partial)
@@ -106,7 +108,7 @@ def run_step(step: Step, *, folder: Path, record: Record, run: Runner, tell: Tel
         seconds=round(completed.seconds, 3), peak_rss_bytes=completed.peak_rss_bytes,
     )  # fmt: skip
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    done = Done(entry=entry, tool_build=step.tool_build, output=record.entry(output), at=now)
+    done = Done(entry=entry, tool_build=step.tool_build, output=record.entry(output), at=now, boot=boot)
     record.add(done)
     return done
 

@@ -33,14 +33,11 @@ def refused(done: subprocess.CompletedProcess[str], status: int, *says: str) -> 
     assert "Traceback" not in done.stderr
 
 
-def model(folder: Path, *, architecture: str = "LlamaForCausalLM", more_bytes: int = 0) -> Path:
+def model(folder: Path, *, architecture: str = "LlamaForCausalLM") -> Path:
     """The bundled model, changed."""
     shutil.copytree(data_file("bundled", "quantplan-tiny"), folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
-    if more_bytes:
-        with (folder / "more.safetensors").open("wb") as file:
-            file.truncate(more_bytes)
     return folder
 
 
@@ -80,8 +77,21 @@ def test_build_of_an_unsupported_architecture(tmp_path: Path, toolchain: object)
 @pytest.mark.tools
 @pytest.mark.build
 def test_build_without_disk_space(tmp_path: Path, toolchain: object) -> None:
-    """A sparse file stands for 8 TiB of weights."""
-    model(tmp_path / "m", more_bytes=8 * 1024**4)
+    """A checkpoint of 3 TiB without weights: a hole where they would be."""
+    from toy_models import llama_config, llama_shapes
+
+    from quantplan.model.safetensors_header import SafetensorsTensor
+    from quantplan.rehearsal.through_converter import write_safetensors_hole
+
+    folder = model(tmp_path / "m")
+    config = llama_config(
+        hidden_size=16384, intermediate_size=65536, num_hidden_layers=400, num_attention_heads=256,
+        num_key_value_heads=256,
+    )  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {**llama_shapes(config), "lm_head.weight": (768, 16384)}
+    tensors = [SafetensorsTensor(name=name, dtype="BF16", shape=shape) for name, shape in shapes.items()]
+    write_safetensors_hole(folder / "model.safetensors", tensors)
     refused(run("build", "m", cwd=tmp_path), 1, "of disk space needed", "--output")
     assert not (tmp_path / "artifacts").exists()
 

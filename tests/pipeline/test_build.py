@@ -26,6 +26,7 @@ from quantplan.errors import BadArtifact, ToolFailed
 from quantplan.llama.process import run_tool
 from quantplan.model.gguf_header import read_gguf_header
 from quantplan.pipeline.build import Built, build, explain
+from quantplan.pipeline.evaluate import TextTooShort
 from quantplan.pipeline.record import Record
 from quantplan.pipeline.workspace import build_status
 from quantplan.places import data_file
@@ -378,3 +379,23 @@ def test_what_is_kept_holds_no_local_path(built: Path) -> None:
         for secret in (built, data_file("bundled"), Path.home()):
             assert str(secret).encode() not in content, f"{path.name} holds {secret}"
     assert Record(built / ".work" / "quantplan-tiny" / "run.json").known("quantplan-tiny-Q4_K_M.gguf")
+
+
+def test_a_calibration_text_that_is_too_short(again: Path, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("hello\n")
+    with pytest.raises(TextTooShort, match=r"short.txt: \d+ tokens, at least 1024 are needed"):
+        run(again, calibration=text)
+    assert not list((again / ".work" / "quantplan-tiny").glob("imatrix*"))
+
+
+def test_a_killed_tool_is_named_with_its_signal(again: Path) -> None:
+    """As the kernel does when memory runs out: the tool dies, quantplan does not."""
+    (again / ".work" / "quantplan-tiny" / "run.json").unlink()
+
+    def killed(argv: Sequence[str], *, step: str, **rest: Any) -> Any:
+        return run_tool((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), step=step, **rest)
+
+    with pytest.raises(ToolFailed, match=r"convert: python.* ended with status -9"):
+        build(make("quantplan-tiny", options(again)), tell=lambda name, what: None, run=killed)
+    assert not list((again / ".work" / "quantplan-tiny").glob("*.partial"))

@@ -83,6 +83,18 @@ def test_a_changed_output_is_seen_even_with_its_old_times(tmp_path: Path) -> Non
     assert not record.intact(tmp_path / "out", known.output)
 
 
+def test_what_was_not_synced_is_not_trusted_after_a_restart(tmp_path: Path) -> None:
+    run(tmp_path, scratch=True)
+    known = Record(tmp_path / "run.json").known("out")
+    assert known is not None
+    assert known.is_trusted
+    assert not dataclasses.replace(known, boot="another start").is_trusted
+    run(tmp_path, word="y")
+    lasting = Record(tmp_path / "run.json").known("out")
+    assert lasting is not None
+    assert lasting.boot is None
+
+
 def test_a_failed_step_names_itself_and_leaves_no_file(tmp_path: Path) -> None:
     code = "import sys; open(sys.argv[1], 'w').write('half'); print('no luck', file=sys.stderr); sys.exit(1)"
     with pytest.raises(ToolFailed, match=r"quantize: python\S* ended with status 1\n  \| no luck"):
