@@ -24,6 +24,7 @@ from quantplan.model.repository import HubFile, Repository
 from quantplan.model.safetensors_header import SafetensorsTensor, header_length, parse_safetensors_header
 
 N_CONNECTIONS = 32
+N_CONTENTS = 3  # times that a small file is read before its content is said to be wrong
 FIRST_READ_BYTES = 128 * 1024  # where nothing tells how many tensors there are: enough for about 900
 SLACK_BYTES, MAX_FIRST_READ_BYTES = 8 * 1024, 1024 * 1024
 
@@ -75,15 +76,21 @@ class HubFiles:
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
         repo, commit = self.repository.id, self.repository.commit
+        file = self.repository.file(name)
         kept = self._cache.get(repo, commit, f"file:{name}")
-        if kept is not None and len(kept) <= max_bytes:
+        if kept is not None and len(kept) <= max_bytes and file.is_content(kept):
             return kept
         size = self._sizes.get(name)
         if size is not None and size > max_bytes:
             raise errors.BadModelFile(path=f"{repo}/{name}", why=f"has {size:,} bytes, more than {max_bytes >> 20} MiB")
-        content = self._hub.read(repo, commit, name, max_bytes=max_bytes)
-        self._cache.put(repo, commit, f"file:{name}", content)
-        return content
+        for _ in range(N_CONTENTS):
+            content = self._hub.read(repo, commit, name, max_bytes=max_bytes)
+            if file.is_content(content):
+                self._cache.put(repo, commit, f"file:{name}", content)
+                return content
+        raise errors.HubContentDiffers(
+            repo=repo, file=name, expected=str(file.digest), found=str(file.digest_of(content)), n_attempts=N_CONTENTS
+        )
 
     def safetensors_headers(self, files: Mapping[str, int | None]) -> Mapping[str, tuple[SafetensorsTensor, ...]]:
         """All headers at once, over N_CONNECTIONS connections."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,30 @@ class HubFile:
     n_bytes: int | None
     sha256: str | None = None
     blob_id: str | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """The hash that the hub tells: sha256 over the content, or of small files git's."""
+        return self.sha256 or (self.blob_id if self.blob_id and len(self.blob_id) == 40 else None)
+
+    def hasher(self, n_bytes: int) -> hashlib._Hash | None:
+        """A hash of that kind, to be fed with n_bytes of content; None where the hub tells none."""
+        if self.sha256:
+            return hashlib.sha256()
+        if self.digest:
+            return hashlib.sha1(b"blob %d\0" % n_bytes, usedforsecurity=False)  # git's blob object
+        return None
+
+    def digest_of(self, content: bytes) -> str | None:
+        """The content's hash of that kind; None where the hub tells none."""
+        hasher = self.hasher(len(content))
+        if hasher is not None:
+            hasher.update(content)
+        return hasher.hexdigest() if hasher is not None else None
+
+    def is_content(self, content: bytes) -> bool:
+        """Whether this is the file's content, as far as the hub tells."""
+        return self.digest_of(content) == self.digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from quantplan import errors
 from quantplan.artifact.receipt import write_atomically
 from quantplan.model.hub import Hub
 from quantplan.model.repository import HubFile, Repository
-from quantplan.pipeline.fetch import INCOMPLETE, Fetching, Stopped, digest_of, expected_digest, fetch
+from quantplan.pipeline.fetch import INCOMPLETE, Fetching, Stopped, digest_of, fetch
 from quantplan.places import cache_folder
 
 N_AT_ONCE = 4
@@ -112,9 +112,7 @@ class _Work:
             return False
         if self._proved.get(file.name) == _stamp(path, file):
             return True
-        if path.stat().st_size == (file.n_bytes or path.stat().st_size) and digest_of(path, file) == expected_digest(
-            file
-        ):
+        if path.stat().st_size == (file.n_bytes or path.stat().st_size) and digest_of(path, file) == file.digest:
             self._prove(file)
             return True
         self._progress.say(f"{file.name}: what lies here is not what the hub describes; it is fetched again")
@@ -167,11 +165,11 @@ class _Work:
         return self._kept(file) is not None
 
     def _kept(self, file: HubFile) -> Path | None:
-        return self._hub.kept_by_client(self._repository.id, self._repository.commit, file.name, expected_digest(file))
+        return self._hub.kept_by_client(self._repository.id, self._repository.commit, file.name, file.digest)
 
     def _link_kept(self, file: HubFile, target: Path) -> bool:
         """Links what huggingface_hub's cache holds, when its content is proved: the cache checks sizes only."""
-        expected, kept = expected_digest(file), self._kept(file)
+        expected, kept = file.digest, self._kept(file)
         if kept is None or expected is None:
             return False
         if kept.stat().st_size != file.n_bytes or digest_of(kept, file) != expected:
@@ -192,7 +190,7 @@ class _Work:
 
 def _stamp(path: Path, file: HubFile) -> list[object]:
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino, expected_digest(file)]
+    return [status.st_size, status.st_mtime_ns, status.st_ino, file.digest]
 
 
 def _read_proved(folder: Path) -> dict[str, list[object]]:

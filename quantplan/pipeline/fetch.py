@@ -7,7 +7,6 @@ huggingface_hub's own download compares the size alone and begins again after ev
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import os
 import threading
@@ -46,27 +45,14 @@ class Fetching:
 
 
 def digest_of(path: Path, file: HubFile) -> str | None:
-    """The file's hash of the kind that the hub gives for it: sha256 of large files, git's of small ones."""
-    digest = new_digest(file, path.stat().st_size)
-    if digest is None:
+    """The hash of what lies there, of the kind that the hub tells for the file; None where it tells none."""
+    hasher = file.hasher(path.stat().st_size)
+    if hasher is None:
         return None
     with path.open("rb") as content:
         while piece := content.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def new_digest(file: HubFile, n_bytes: int) -> hashlib._Hash | None:
-    """A hash to be fed with the file's content; None where the hub gives none."""
-    if file.sha256:
-        return hashlib.sha256()
-    if file.blob_id and len(file.blob_id) == 40:
-        return hashlib.sha1(b"blob %d\0" % n_bytes, usedforsecurity=False)  # git's blob object
-    return None
-
-
-def expected_digest(file: HubFile) -> str | None:
-    return file.sha256 or (file.blob_id if file.blob_id and len(file.blob_id) == 40 else None)
+            hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def fetch(file: HubFile, target: Path, open_range: OpenRange, how: Fetching) -> None:
@@ -75,7 +61,7 @@ def fetch(file: HubFile, target: Path, open_range: OpenRange, how: Fetching) -> 
     Raises HubContentDiffers, NoDiskSpace or a HubError; what has come then stays beside it for the next time.
     """
     partial = target.with_name(target.name + INCOMPLETE)
-    expected = expected_digest(file)
+    expected = file.digest
     for attempt in range(1, N_CONTENTS + 1):
         _fill(file, partial, open_range, how)
         found = digest_of(partial, file)

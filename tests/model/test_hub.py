@@ -322,6 +322,18 @@ def test_what_was_kept_and_cut_is_read_again(hub: LoopbackHub, tmp_path: Path) -
     assert resolve("org/model", hub, tmp_path) == first
 
 
+def test_a_small_file_with_a_wrong_byte_is_read_again_and_never_kept(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.add("org/model", {"config.json": CONFIG})
+    hub.fail(r"/resolve/.*config\.json", flip_at=40, times=2)
+    assert resolve("org/model", hub, tmp_path).config["hidden_size"] == 64
+    hub.add("org/other", {"config.json": CONFIG})
+    hub.fail(r"/org/other/resolve/.*config\.json", flip_at=40)
+    with pytest.raises(errors.HubContentDiffers, match=r"org/other/config\.json: its hash is"):
+        resolve("org/other", hub, tmp_path)
+    hub.faults.clear()
+    assert resolve("org/other", hub, tmp_path).config["hidden_size"] == 64
+
+
 def test_the_token_stays_with_the_hub(hub: LoopbackHub, tmp_path: Path) -> None:
     """A redirect to another address must not carry it."""
     with LoopbackHub() as cdn:
