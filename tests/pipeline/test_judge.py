@@ -232,10 +232,11 @@ def test_not_a_number_is_refused_before_and_after(
     broken = damaged(models["Q4_K_M"], tmp_path / "nan.gguf", "blk.0.ffn_up.weight", share=0.01, factor=np.inf)
     with pytest.raises(DamagedWeights, match=r"blk\.0\.ffn_up\.weight"):
         judge_file(ask(broken), tell=quiet)
+    # In a quantized model the engine swallows it while it quantizes the activations; 16-bit kernels pass it on.
     nan = tmp_path / "norm.gguf"
-    header = read_gguf_header(models["Q4_K_M"])
+    header = read_gguf_header(models["BF16"])
     norm = next(one for one in header.tensors if one.name == "output_norm.weight")
-    raw = bytearray(models["Q4_K_M"].read_bytes())
+    raw = bytearray(models["BF16"].read_bytes())
     at = header.data_offset + norm.offset
     raw[at : at + 4] = np.float32(np.nan).tobytes()
     nan.write_bytes(bytes(raw))
