@@ -20,7 +20,7 @@ LEAST_CHUNKS = 20  # before the first look
 LOOKS_AT = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the budget
 # A few chunks may hide damage that sits in few places: an early pass must be inside this share of the limit.
 CAUTION = ((40, 1 / 3), (80, 1 / 2))  # (under so many chunks, share)
-CAUTIOUS = ("kld_mean", "rms_delta_p", "ln_ppl_ratio")  # means, which a few places can move without bound
+CAUTIOUS = ("kld_mean", "rms_delta_p", "ln_ppl_ratio", "kld_99", "kld_999")  # what a few places can move far
 WIDEST_FAIL = 0.5  # a mean whose standard error is above half of it proves nothing
 LEAST_DF = 9
 DEFF_WHEN_NONE_SEEN = 4.0  # a share of nought has no design effect of its own
