@@ -67,17 +67,22 @@ class Publisher:
             return "its artifact's files have changed"
         if self._finished.entry(model_key(work.request.work(), action.subject)).sha256 not in _hashes(receipt.files):
             return "its artifact is of other files"
-        if {(text.name, text.sha256) for text in receipt.texts} != {(t.name, t.sha256) for t in self._texts()}:
-            return "its artifact was judged on other texts"
         if not any(self._is_ours(result, receipt.model_file) for result in _gate_results(folder)):
-            return "its artifact was not judged with these settings"
+            return "its artifact was not judged on these texts with these settings"
         return None
 
     def _is_ours(self, found: Result, file: FileEntry) -> bool:
-        """Whether a result is of this file, by the policy and settings of this build. Others may have come later."""
-        settings = told_settings(self._work.request.settings)
+        """Whether a result is of this file, by the policy, texts and settings of this build. Others may have come
+        later, and the receipt keeps the texts of the first."""
         same_file = found.artifact_sha256 == file.sha256
-        return same_file and found.policy == gate.POLICY and found.tool.get("settings") == settings
+        told = {key: found.tool.get(key) for key in ("settings", "texts")}
+        return same_file and found.policy == gate.POLICY and told == self._judged_with()
+
+    def _judged_with(self) -> dict[str, Any]:
+        return {
+            "settings": told_settings(self._work.request.settings),
+            "texts": {text.name: text.sha256 for text in self._texts()},
+        }
 
     def built(self, quant: str, *, fresh: bool) -> Built:
         """The artifact as it lies there."""
@@ -161,7 +166,7 @@ class Publisher:
 
     def _result(self, judgement: Judgement, file: FileEntry) -> Result:
         request = self._work.request
-        tool = {**engine_entry(request.tools), "settings": told_settings(request.settings)}
+        tool = {**engine_entry(request.tools), **self._judged_with()}
         return Result(
             artifact_sha256=file.sha256, policy=gate.POLICY, verdict=judgement.verdict, metrics=judgement.metrics,
             tool=tool, host=request.host, kind="gate", reason=judgement.reason, n_tokens=judgement.n_tokens,

@@ -164,6 +164,8 @@ class BuildRunner:
             following = next((one for one in decisions if one.runs), None)
             if following is None:
                 return frozenset(ran)
+            if following.action.name in ran and following.action.kind is not Kind.DROP:
+                raise AssertionError(f"{following.action.name} ran, and is not done: {following.reason}")
             self.space.progress(decisions)
             self._do(following)
             ran.add(following.action.name)

@@ -170,11 +170,14 @@ def test_a_changed_artifact_is_set_aside_and_laid_out_again(again: Path) -> None
 
 def test_another_text_is_evaluated_and_nothing_else(again: Path) -> None:
     two = (f"a={SHIPPED / 'chat.txt'}", f"b={SHIPPED / 'code.txt'}")
-    before = (again / "quantplan-tiny-Q4_K_M" / "artifact.json").read_bytes()
+    folder = again / "quantplan-tiny-Q4_K_M"
+    before = (folder / "artifact.json").read_bytes()
     artifact, ran, _ = run(again, texts=two)
     assert ran == [f"evaluate {name} on b" for name in ("BF16", "Q8_0", "Q4_K_M")]
     assert artifact.fresh
-    assert (again / "quantplan-tiny-Q4_K_M" / "artifact.json").read_bytes() != before
+    assert (folder / "artifact.json").read_bytes() == before  # written once; the new verdict is a result beside it
+    assert len(list((folder / "results").iterdir())) == 2
+    assert run(again, texts=two)[1] == []
 
 
 def test_clean_leaves_proof_enough(again: Path) -> None:
