@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
 @click.command("monitor", epilog="Example: quantplan monitor --planned CUDA0=7800MiB --planned host=2GiB")
 @click.option("--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Seconds.")
 @click.option("--count", type=click.IntRange(1), help="Stop after so many samples (default: run until Ctrl-C).")
-@click.option("--planned", multiple=True, metavar="DEVICE=SIZE", help="What the plan says: CUDA0=7800MiB or host=2GiB.")
+@click.option("--plan", "plan_file", type=click.Path(path_type=Path, dir_okay=False), help="The plan to watch against.")
+@click.option(
+    "--planned", multiple=True, metavar="DEVICE=SIZE", help="One figure of a plan: CUDA0=7800MiB or host=2GiB."
+)
 @json_option
-def command(interval: float, count: int | None, planned: tuple[str, ...], as_json: bool) -> None:
+def command(
+    interval: float, count: int | None, plan_file: Path | None, planned: tuple[str, ...], as_json: bool
+) -> None:
     """Device memory, temperature, power, throttling, host memory, swap-in and disk wait while a model serves, against
     the plan's numbers. With --json one document a line."""
     from quantplan.hardware.detect import nvidia_traces
@@ -31,7 +37,9 @@ def command(interval: float, count: int | None, planned: tuple[str, ...], as_jso
 
     nvml = Pynvml() if nvidia_traces(HostTree()) else None
     live = sys.stdout.isatty() and not as_json
-    for sample in watch(nvml=nvml, env=os.environ, planned=_planned(planned), interval_s=interval, count=count):
+    for sample in watch(
+        nvml=nvml, env=os.environ, planned=_planned(plan_file, planned), interval_s=interval, count=count
+    ):
         if as_json:
             click.echo(render(success("monitor", sample), one_line=True))
         else:
@@ -41,11 +49,14 @@ def command(interval: float, count: int | None, planned: tuple[str, ...], as_jso
         click.echo()
 
 
-def _planned(pairs: tuple[str, ...]) -> PlannedBytes:
+def _planned(plan_file: Path | None, pairs: tuple[str, ...]) -> PlannedBytes:
+    """The plan's bytes a device; what is said of one device goes before the plan."""
+    from quantplan.artifact.plan_file import read_plan
     from quantplan.hardware.monitor import PlannedBytes
     from quantplan.units import parse_size
 
-    sizes = {}
+    of_plan = read_plan(plan_file).memory if plan_file else ()
+    sizes = {device.name.replace("Host", "host"): device.total_bytes for device in of_plan}
     for pair in pairs:
         name, _, size = pair.partition("=")
         try:

@@ -1,7 +1,7 @@
 """Bandwidth as it is, on request: RAM by all threads at once, the disk past the page cache. A few seconds each.
 
-No compiled code of ours: the C library's own memcpy, which is written for each CPU and holds no interpreter lock
-while it runs.
+No compiled code of ours: the C library's own memcpy and numpy's sum, which are written for each CPU and hold no
+interpreter lock while they run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from quantplan.units import GIB, MIB, pad
 _RAM_SECONDS = 2.0
 _LEAST_BUFFERS_BYTES = 256 * MIB
 _MOST_PASSES = 400
+_PASS_SECONDS = 0.1  # long beside the millisecond in which the interpreter wakes its threads one after the other
 _DISK_SECONDS = 3.0
 _DISK_BLOCK_BYTES = 4 * MIB
 _DISK_FILE_BYTES = GIB
@@ -85,7 +86,7 @@ def measure_ram(
     cpu: CpuFacts, ram: RamFacts, *, seconds: float = _RAM_SECONDS, access: RamAccess = RamAccess.COPY
 ) -> Measured:
     """Bytes moved between RAM and all engine threads at once a second: those read plus those written of a copy
-    (memcpy), or those read (memchr for a byte that is not there), over buffers of at least four times the last-level
+    (memcpy), or those read (a sum), over buffers of at least four times the last-level
     cache. Raises CannotMeasure where there is not the memory for that."""
     n_threads = cpu.n_threads
     wanted = max(4 * (cpu.cache_bytes or 32 * MIB), _LEAST_BUFFERS_BYTES)
@@ -94,7 +95,7 @@ def measure_ram(
     each = pad(wanted // (2 * n_threads), MIB)
     passes = _passes(seconds, n_threads=n_threads, n_bytes=each, access=access)
     rates = [rate_together(copies) for copies in passes]
-    called = "memcpy" if access is RamAccess.COPY else "memchr"
+    called = "memcpy" if access is RamAccess.COPY else "sum"
     return summary(access.value, rates, how=f"{called}, {n_threads} threads, {each * 2 * n_threads // MIB} MiB")
 
 
@@ -125,13 +126,17 @@ def _mover(access: RamAccess, n_bytes: int) -> Callable[[int, int], object]:
         memcpy = library.memcpy
         memcpy.restype, memcpy.argtypes = None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
         return lambda target, source: memcpy(target, source, n_bytes)
-    memchr = library.memchr
-    memchr.restype, memchr.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
-    return lambda first, second: (memchr(first, 0, n_bytes), memchr(second, 0, n_bytes))
+    import numpy
+
+    def view(address: int) -> numpy.ndarray:
+        return numpy.ctypeslib.as_array((ctypes.c_int64 * (n_bytes // 8)).from_address(address))
+
+    return lambda first, second: (view(first).sum(), view(second).sum())
 
 
 def _passes(seconds: float, *, n_threads: int, n_bytes: int, access: RamAccess) -> list[list[Copy]]:
-    """What each thread moved in each pass. All start a pass together."""
+    """What each thread moved in each pass. All start a pass together; the first pass warms up and says how many moves
+    fill a pass."""
     move = _mover(access, n_bytes)
     pairs = [(_Buffer(n_bytes), _Buffer(n_bytes)) for _ in range(n_threads)]
     passes: list[list[Copy]] = [[] for _ in range(_MOST_PASSES)]
@@ -145,16 +150,20 @@ def _passes(seconds: float, *, n_threads: int, n_bytes: int, access: RamAccess) 
         for number, copies in enumerate(passes):
             gate.wait()
             began = time.perf_counter()
-            move(first, second)
-            copies.append(Copy(began, time.perf_counter(), 2 * n_bytes))
+            for _ in range(moves[-1]):
+                move(first, second)
+            copies.append(Copy(began, time.perf_counter(), 2 * n_bytes * moves[-1]))
             # decided between two gates, so that all see the same
             if gate.wait() == 0:
                 stop.append(number >= 4 and time.perf_counter() > until)
+                if number == 0:
+                    moves.append(max(1, round(_PASS_SECONDS / max(copies[-1].ended - copies[-1].began, 1e-6))))
             gate.wait()
             if stop[-1]:
                 return
 
     stop: list[bool] = []
+    moves = [1]
     threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(n_threads)]
     for thread in threads:
         thread.start()

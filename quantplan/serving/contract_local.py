@@ -63,6 +63,7 @@ def local_items(expected: Expected, *, pid: int, port: int) -> tuple[Item, ...]:
     told = flags.merged(*files.values(), flags.from_environment(environ), flags.from_argv(argv[1:]))
     return (
         *_settings(expected, told),
+        _per_slot(expected, told),
         *_companions(expected, told),
         _unplanned(expected, told),
         _environment(environ),
@@ -94,6 +95,18 @@ def _settings(expected: Expected, told: Mapping[str, Told]) -> list[Item]:
         name = LABELS.get(flag.name, flag.name.replace("-", "_"))
         items.append(compared(name, LOCAL, planned=want, found=have, equal=flags.same(want, have), why=why))
     return items
+
+
+def _per_slot(expected: Expected, told: Mapping[str, Told]) -> Item:
+    """What a slot may fill: its limit, or the pool where all share it without one, or its part of the pool."""
+    numbers = {name: one.value for name, one in told.items()}
+    try:
+        pool, n_parallel = int(numbers.get("ctx-size", "0")), int(numbers.get("parallel", "-1"))
+        shared = flags.same(numbers.get("kv-unified"), "on")
+        limit = int(numbers.get("kv-unified-per-slot", pool)) if shared else pool // n_parallel
+    except (ValueError, ZeroDivisionError):
+        return unseen("n_ctx_per_slot", LOCAL, "the command line leaves it to the engine")
+    return compared("n_ctx_per_slot", LOCAL, planned=expected.plan.n_ctx_per_slot, found=limit)
 
 
 def _companions(expected: Expected, told: Mapping[str, Told]) -> list[Item]:

@@ -14,7 +14,8 @@ _PRINTED_STEP_BYTES = MIB // 100  # the engine prints hundredths of a MiB
 # The process beside its buffers: code, vocabulary, HTTP threads and what they have in hand. 15 to 47 MiB when ready
 # (docs/memory.md), more while it answers.
 _PROCESS_BYTES = 256 * MIB
-_CUDA_STEP_BYTES = 64 * MIB
+_DRIVER_BYTES = 1024 * MIB  # what a card's driver keeps in the host's memory for a process, at most
+_CARD_BYTES = 256 * MIB  # how far a card may be above its estimate, or a twentieth
 
 
 def memory_items(expected: Expected, *, pid: int, held: int | None) -> tuple[Item, ...]:
@@ -49,7 +50,7 @@ def _host(expected: Expected, held: int | None) -> Item:
     host = next((device for device in plan.memory if device.name == HOST), None)
     if held is None or host is None:
         return unseen("host memory", Tier.LOCAL, "the plan or the kernel tells no figure", required=False)
-    most = host.total_bytes + plan.cache_ram_bytes + _PROCESS_BYTES
+    most = host.total_bytes + plan.cache_ram_bytes + _PROCESS_BYTES + (_DRIVER_BYTES if len(plan.memory) > 1 else 0)
     return compared("host memory", Tier.LOCAL, planned=f"at most {most // MIB} MiB", found=f"{held // MIB} MiB",
                     equal=held <= most, required=False)  # fmt: skip
 
@@ -71,7 +72,7 @@ def _cards(expected: Expected, pid: int) -> list[Item]:
         if not used or used[0] is None:
             items.append(unseen(name, Tier.LOCAL, "the driver does not tell this process's memory", required=False))
             continue
-        most = one.total_bytes + max(one.total_bytes // 50, _CUDA_STEP_BYTES)
+        most = one.total_bytes + max(one.total_bytes // 20, _CARD_BYTES)
         items.append(compared(name, Tier.LOCAL, planned=f"at most {most // MIB} MiB", found=f"{used[0] // MIB} MiB",
                               equal=used[0] <= most, required=False))  # fmt: skip
     return items

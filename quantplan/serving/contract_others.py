@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from quantplan.ggml_types import ggml_types
 from quantplan.hardware.processes import argv_of, environment_of, listeners, mapped_files
+from quantplan.llama.binding import LIBRARY_VARIABLE
+from quantplan.llama.server_flags import stray_variables
 from quantplan.serving.contract import Expected, Item, Tier, compared, unseen
 from quantplan.serving.contract_remote import QUESTION, WRONG_KEY
 from quantplan.serving.door import Answer, Door
-from quantplan.serving.runtimes import Runtime
+from quantplan.serving.runtimes import PYTHON_VARIABLES, Runtime
 
 _LONG_WORD = "hello "
 # What each runtime has a word for, of the plan's own words: (plan's name, flag or variable).
@@ -116,7 +118,7 @@ def _maximum(message: str) -> int | None:
 def _local(runtime: Runtime | None, expected: Expected, pid: int, port: int) -> list[Item]:
     if runtime is Runtime.LLAMA_CPP_PYTHON:
         items = _python_settings(expected, _words(argv_of(pid) or ()))
-        items += [_one_slot(expected), *_mapped(expected, pid)]
+        items += [_one_slot(expected), *_mapped(expected, pid), _python_environment(environment_of(pid) or {})]
     elif runtime is Runtime.VLLM:
         told = _words(argv_of(pid) or ())
         items = [compared(name, Tier.LOCAL, planned=str(getattr(expected.plan, name)), found=told.get(word))
@@ -149,6 +151,13 @@ def _python_settings(expected: Expected, told: Mapping[str, str]) -> list[Item]:
     wanted["load_mode"] = str("mmap" in plan.load_mode or plan.load_mode == "auto").lower()
     return [compared(name, Tier.LOCAL, planned=wanted[name], found=told.get(word))
             for name, word in LLAMA_CPP_PYTHON_FLAGS]  # fmt: skip
+
+
+def _python_environment(environ: Mapping[str, str]) -> Item:
+    """No variable that stands in for a flag, or changes kernels and threads."""
+    strays = [name for name in stray_variables(environ) if name != LIBRARY_VARIABLE]
+    found = sorted({*strays, *(name for name, value in environ.items() if value and name in PYTHON_VARIABLES)})
+    return compared("environment", Tier.LOCAL, planned=[], found=found)
 
 
 def _one_slot(expected: Expected) -> Item:

@@ -23,6 +23,15 @@ from quantplan.serving.api_key import keys_in
 PLACEHOLDER_KEY = "none"
 
 
+# llama_cpp/server/settings.py: pydantic fills what no flag says from variables of the field's name.
+PYTHON_VARIABLES = (
+    "CHAT_FORMAT", "CHAT_TEMPLATE_KWARGS", "CLIP_MODEL_PATH", "CONFIG_FILE", "DRAFT_MODEL", "EMBEDDING", "KV_OVERRIDES",
+    "LORA_BASE", "LORA_PATH", "MAIN_GPU", "NUMA", "OFFLOAD_KQV", "ROPE_FREQ_BASE", "ROPE_FREQ_SCALE",
+    "ROPE_SCALING_TYPE", "RPC_SERVERS", "SEED", "SPLIT_MODE", "TENSOR_SPLIT", "VOCAB_ONLY", "YARN_ATTN_FACTOR",
+    "YARN_BETA_FAST", "YARN_BETA_SLOW", "YARN_EXT_FACTOR", "YARN_ORIG_CTX",
+)  # fmt: skip
+
+
 class Runtime(Enum):
     """Engines by the name that people type."""
 
@@ -54,7 +63,7 @@ def url_of(host: str, port: int) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """How an engine is started. `health` answers 200 when it is ready; `cannot` says what is lost of the plan;
-    `setup` is a second program to be run once it is ready."""
+    `setup` is a second program to be run once it is ready, `unset` are variables that would speak for flags."""
 
     runtime: Runtime
     argv: tuple[str, ...]
@@ -64,6 +73,7 @@ class Launch:
     cannot: tuple[str, ...] = ()
     key: str | None = None
     setup: tuple[str, ...] = ()
+    unset: tuple[str, ...] = ()
 
 
 def launch_of(
@@ -125,7 +135,8 @@ def _llama_cpp_python(plan: Plan, model: Path, serving: Serving, tools: Toolchai
     key = _key(serving)
     env = {LIBRARY_VARIABLE: str(tools.library_folder), "HOST": serving.host, "PORT": str(serving.port)}
     return Launch(runtime=Runtime.LLAMA_CPP_PYTHON, argv=tuple(argv), url=serving.url, health="/v1/models", key=key,
-                  env={**env, **({"API_KEY": key} if key else {})}, cannot=_lost(plan))  # fmt: skip
+                  env={**env, **({"API_KEY": key} if key else {})}, cannot=_lost(plan),
+                  unset=PYTHON_VARIABLES)  # fmt: skip
 
 
 def _vllm(plan: Plan, serving: Serving) -> Launch:

@@ -22,7 +22,10 @@ from quantplan.serving.runtimes import Launch, Runtime
 
 OnEvent = Callable[[Event], None]
 # Ends the engine when this process dies, also by SIGKILL: PR_SET_PDEATHSIG (1) survives execv.
-_WITH_PARENT = "import ctypes,os,sys;ctypes.CDLL(None).prctl(1,15);os.execv(sys.argv[1],sys.argv[1:])"
+_WITH_PARENT = (
+    "import ctypes,os,sys;[os.environ.pop(name,None) for name in sys.argv[1].split(',')];"
+    "ctypes.CDLL(None).prctl(1,15);os.execv(sys.argv[2],sys.argv[2:])"
+)
 _POLL_S = 0.02
 _QUIET_S = 0.3
 _LAST_LINES = 12
@@ -100,7 +103,8 @@ class Supervisor:
     def _spawn(self) -> None:
         launch = self.launch
         self._seen = _Seen()
-        argv = (sys.executable, "-c", _WITH_PARENT, *launch.argv) if sys.platform == "linux" else launch.argv
+        keeper = (sys.executable, "-c", _WITH_PARENT, ",".join(launch.unset)) if sys.platform == "linux" else ()
+        argv = (*keeper, *launch.argv)
         self._child = start_tool(argv, step=f"start {launch.runtime.value}", stderr=subprocess.STDOUT,
                                  extra_env=launch.env)  # fmt: skip
         self._event(Kind.STARTED, pid=self._child.pid)

@@ -25,6 +25,9 @@ def verify(
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadValue(what="address", value=url, why="is no http:// address")
     door = Door(url=url, key=expected.key)
+    if door.get("/v1/models").status == 401:
+        asked = "is asked for by the server" if expected.key is None else "is not one of the server's"
+        raise BadValue(what="API key", value=None, why=asked)
     runtime = which_runtime(door)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     engine, why = _in_sight(parts.hostname, port, pid, remote_only=remote_only)

@@ -117,6 +117,12 @@ def test_monitor_prints_a_line_a_sample(tmp_path: Path) -> None:
     assert lines[0]["data"]["swap_in_bytes_per_s"] is None
     assert lines[1]["data"]["swap_in_bytes_per_s"] is not None
     assert lines[1]["data"]["over_plan_bytes"] == lines[1]["data"]["used_bytes"] - 1024**3
+    plan = tmp_path / "plan.json"
+    assert quantplan("recommend", "Qwen/Qwen3-0.6B", "--save", str(plan), home=tmp_path).returncode == 0
+    planned = json.loads(plan.read_text())["memory"]["devices"][-1]
+    need = sum(value for key, value in planned.items() if key.endswith("_bytes") and key[:4] not in ("capa", "free"))
+    sample = json.loads(quantplan("monitor", "--count", "1", "--plan", str(plan), "--json", home=tmp_path).stdout)
+    assert sample["data"]["over_plan_bytes"] == sample["data"]["used_bytes"] - need
     text = quantplan("monitor", "--count", "1", home=tmp_path)
     assert text.stdout.startswith("host ") and text.stdout.count("\n") == 1
     wrong = quantplan("monitor", "--planned", "CUDA0", home=tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +62,49 @@ def test_an_honest_start_has_nothing_reported(tiny: Artifact, toolchain: Toolcha
     assert mismatches(report) == []
     assert report.unverified == ()
     assert report.exit_code == 0
+
+
+def test_an_honest_draft_model_is_served_and_seen(
+    tiny: Artifact, toolchain: Toolchain, quantized: Callable[[str], Path]
+) -> None:
+    plan = planned(tiny.model, sha256=tiny.receipt.model_file.sha256, draft=str(quantized("Q8_0")))
+    port = free_port()
+    with running(planned_argv(plan, tiny.model, port, toolchain), port):
+        report = verify(f"http://127.0.0.1:{port}", expected_of(Served(model=tiny.model, plan=plan, artifact=tiny)))
+    assert mismatches(report) == []
+    assert report.exit_code == 0
+
+
+def test_a_file_replaced_under_a_running_server_changes_nothing_that_is_served(
+    tiny: Artifact, toolchain: Toolchain, tmp_path: Path
+) -> None:
+    """The mapped file is looked at, not the one that bears its name now; read through the kernel where it lets us."""
+    model = tmp_path / tiny.model.name
+    shutil.copyfile(tiny.model, model)
+    plan, port = read_plan(tiny.folder / "plan.json"), free_port()
+    expected = expected_of(Served(model=tiny.model, plan=plan, artifact=tiny))
+    with running(planned_argv(plan, model, port, toolchain), port):
+        other = tmp_path / "other"
+        other.write_bytes(b"GGUF")
+        other.replace(model)
+        report = verify(f"http://127.0.0.1:{port}", expected)
+    (item,) = [item for item in report.items if item.name == "model sha256"]
+    assert item.status is (Status.OK if os.geteuid() == 0 else Status.NOT_VERIFIABLE)
+
+
+def test_a_file_changed_since_it_was_read_cannot_be_verified(
+    tiny: Artifact, toolchain: Toolchain, tmp_path: Path
+) -> None:
+    model = tmp_path / tiny.model.name
+    shutil.copyfile(tiny.model, model)
+    plan, port = planned(tiny.model, sha256=tiny.receipt.model_file.sha256, load_mode="none"), free_port()
+    expected = expected_of(Served(model=tiny.model, plan=plan, artifact=tiny))
+    with running(planned_argv(plan, model, port, toolchain), port):
+        time.sleep(0.05)
+        model.touch()
+        report = verify(f"http://127.0.0.1:{port}", expected)
+    assert report.exit_code == 5
+    assert report.unverified == ("model sha256",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -246,6 +246,10 @@ def test_a_key_file_is_made_protected_and_asked_for(tiny: Artifact, tmp_path: Pa
         assert wrong.value.code == 401
         checked = verified(run, tiny, "--api-key-file", key_file, state=tmp_path / "state")
         assert checked["verdict"] == "ok"
+        verified_not(run, tiny, says="API key is asked for by the server", state=tmp_path)
+        other = tmp_path / "other"
+        other.write_text("another\n")
+        verified_not(run, tiny, "--api-key-file", other, says="API key is not one of the server's", state=tmp_path)
         names = {item["name"]: item["status"] for item in checked["items"]}
         assert names["wrong key"] == "ok"
         assert names["buffers"] == "ok"
@@ -264,6 +268,16 @@ def verified(run: Serve, tiny: Artifact, *words: object, state: Path, status: in
     jsonschema.validate(told, json.loads(data_file("schemas", "verify-serving-1.schema.json").read_text()))
     data: dict[str, Any] = told["data"]
     return data
+
+
+def verified_not(run: Serve, tiny: Artifact, *words: object, says: str, state: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "quantplan", "verify-serving", f"http://127.0.0.1:{run.port}", "--plan",
+         str(tiny.folder), *map(str, words)], capture_output=True, text=True, check=False, timeout=120,
+        env=environment(state),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
 
 
 def test_the_check_from_near_and_from_afar(tiny: Artifact, tmp_path: Path) -> None:
