@@ -19,6 +19,9 @@ _MAX_WAIT_S = 60.0
 AWAY_S = 120.0  # a server that does not answer for so long ends the job; what is done stays
 
 
+Results = queue.Queue["tuple[int, dict[str, Any], threading.Event] | None"]  # with: it is on the disk
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Requests done, of how many, how many of them without an answer."""
@@ -46,7 +49,7 @@ def run_batch(
     Raises ServerUnreachable when the server stays away for `away_s`.
     """
     waiting = journal.todo()
-    results: queue.Queue[tuple[int, dict[str, Any]] | None] = queue.Queue()
+    results: Results = queue.Queue()
     stop, lock = threading.Event(), threading.Lock()
     args = (server, journal, waiting, results, stop, lock, away_s)
     threads = [threading.Thread(target=_work, args=args, daemon=True) for _ in range(n_parallel)]
@@ -55,14 +58,14 @@ def run_batch(
     running, failed, total = n_parallel, 0, len(journal.job)
     try:
         while running:
-            found = results.get()
-            if found is None:
-                running -= 1
-                continue
-            index, told = found
-            journal.add(index, told)
-            failed += told["error"] is not None
-            if said:
+            finished = _all_of(results)
+            running -= sum(found is None for found in finished)
+            kept = [found for found in finished if found is not None]
+            journal.add([(index, told) for index, told, _ in kept])
+            for _, _, is_kept in kept:
+                is_kept.set()
+            failed += sum(told["error"] is not None for _, told, _ in kept)
+            if said and kept:
                 said(Progress(done=len(journal.done), of=total, failed=failed))
     finally:
         stop.set()
@@ -72,8 +75,18 @@ def run_batch(
         )
 
 
+def _all_of(results: Results) -> list[tuple[int, dict[str, Any], threading.Event] | None]:
+    """What has come, at least one: written together, with one sync."""
+    found = [results.get()]
+    while True:
+        try:
+            found.append(results.get_nowait())
+        except queue.Empty:
+            return found
+
+
 def _work(
-    server: Endpoint, journal: Journal, waiting: Iterator[int], results: queue.Queue[tuple[int, dict[str, Any]] | None],
+    server: Endpoint, journal: Journal, waiting: Iterator[int], results: Results,
     stop: threading.Event, lock: threading.Lock, away_s: float,
 ) -> None:  # fmt: skip
     try:
@@ -84,7 +97,11 @@ def _work(
                 if index is None:
                     return
                 line = line_at(journal.job, index, file)
-                results.put((index, _answer(server, line, stop, away_s)))
+                is_kept = threading.Event()
+                results.put((index, _answer(server, line, stop, away_s), is_kept))
+                while not is_kept.wait(0.5):  # before the next is begun: a kill loses no more than runs
+                    if stop.is_set():
+                        return
     except _GaveUp:
         stop.set()
     finally:

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -150,20 +150,28 @@ class Journal:
             at += len(raw)
         file.truncate(at)
 
-    def add(self, index: int, told: dict[str, Any]) -> None:
-        """A finished request, on the disk when this returns."""
-        assert index not in self.done
-        at = self._append({"index": index, "result": told})
-        self.done[index] = at
+    def add(self, finished: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Finished requests, on the disk when this returns."""
+        lines = []
+        for index, told in finished:
+            assert index not in self.done
+            lines.append({"index": index, "result": told})
+        for (index, _), at in zip(finished, self._append(*lines), strict=True):
+            self.done[index] = at
 
-    def _append(self, told: dict[str, Any]) -> int:
+    def _append(self, *lines: dict[str, Any]) -> list[int]:
+        """Where each begins; synced once for all."""
         assert self._file is not None
         self._file.seek(0, os.SEEK_END)
-        at = self._file.tell()
-        self._file.write(json.dumps(told, separators=(",", ":")).encode() + b"\n")
+        at, begins, raw = self._file.tell(), [], []
+        for told in lines:
+            begins.append(at)
+            raw.append(json.dumps(told, separators=(",", ":")).encode() + b"\n")
+            at += len(raw[-1])
+        self._file.write(b"".join(raw))
         self._file.flush()
         os.fsync(self._file.fileno())
-        return at
+        return begins
 
     def todo(self) -> Iterator[int]:
         """Requests that are not done, in order."""

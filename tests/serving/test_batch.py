@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import psutil
 import pytest
 
 from quantplan.artifact.store import Artifact
@@ -174,8 +173,8 @@ def test_results_are_in_order_and_refusals_are_waited_out(tmp_path: Path, serve:
 def test_a_torn_journal_loses_only_its_torn_line(tmp_path: Path) -> None:
     job, results = read_job(job_file(tmp_path, [line("a"), line("b"), line("c")])), tmp_path / "out.jsonl"
     with Journal(job, results) as journal:
-        journal.add(2, {"custom_id": "c", "error": None})
-        journal.add(0, {"custom_id": "a", "error": None})
+        journal.add([(2, {"custom_id": "c", "error": None})])
+        journal.add([(0, {"custom_id": "a", "error": None})])
         whole = journal.path.read_bytes()
         with pytest.raises(BadJob, match="another run"), Journal(job, results):
             pass
@@ -183,8 +182,7 @@ def test_a_torn_journal_loses_only_its_torn_line(tmp_path: Path) -> None:
         journal.path.write_bytes(whole[:cut])
         with Journal(job, results) as torn:
             assert set(torn.done) <= {0, 2}
-            for index in list(torn.todo()):
-                torn.add(index, {"custom_id": "abc"[index], "error": None})
+            torn.add([(index, {"custom_id": "abc"[index], "error": None}) for index in torn.todo()])
             assert torn.finish() == 0
         assert [one["custom_id"] for one in results_of(results)] == ["a", "b", "c"]
 
@@ -247,7 +245,7 @@ def test_killed_again_and_again_it_ends_whole(tmp_path: Path, serve: Any) -> Non
     assert [one["custom_id"] for one in results_of(results)] == names
     assert all(one["response"]["body"]["echo"] == one["custom_id"] for one in results_of(results))
     assert max(server.seen.values()) <= 5
-    assert sum(server.seen.values()) <= 120 + 4 * 8  # of each kill those on their way, and those just answered
+    assert sum(server.seen.values()) <= 120 + 4 * 4  # of each kill at most the four on their way
     again = start_batch(path, "--url", url_of(server))
     _, err = again.communicate(timeout=60)
     assert (again.returncode, err.splitlines()[0]) == (2, f"Error: {results}: is there already: the job is done")
@@ -264,27 +262,6 @@ def test_a_job_on_an_artifact(tiny: Artifact, tmp_path: Path) -> None:
     told = results_of(tmp_path / "out.jsonl")
     assert [one["custom_id"] for one in told] == [f"what is {number} plus 1?" for number in range(12)]
     assert all(one["response"]["body"]["choices"][0]["message"]["content"] for one in told)
-
-
-@pytest.mark.tools
-@pytest.mark.build
-def test_a_killed_job_leaves_no_server_behind(tiny: Artifact, tmp_path: Path) -> None:
-    lines = [line(f"q{number}") for number in range(40)]
-    for told in lines:
-        told["body"] |= {"max_tokens": 400, "ignore_eos": True}
-    path = job_file(tmp_path, lines)
-    child = start_batch(path, "--artifact", str(tiny.folder), "--output", str(tmp_path / "out.jsonl"))
-    journal = tmp_path / "out.jsonl.partial"
-    deadline = time.monotonic() + 60
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
-        assert time.monotonic() < deadline
-        assert child.poll() is None
-        time.sleep(0.01)
-    below = psutil.Process(child.pid).children(recursive=True)
-    assert below
-    child.kill()
-    child.communicate()
-    assert psutil.wait_procs(below, timeout=20)[1] == []
 
 
 @pytest.mark.parametrize(
