@@ -117,7 +117,9 @@ def describe(setting: Setting, n_layer: int) -> str:
 
 
 def family_key(group: Group) -> object:
-    return (group.quant, group.kv, group.n_parallel, group.n_ubatch, group.devices, group.family)
+    """What shares its compute buffers' size: the family, and of single members those with as many layers on the host."""
+    pinned = group.spread.n_host if group.pinned and group.spread else -1
+    return (group.quant, group.kv, group.n_parallel, group.n_ubatch, group.devices, group.family, pinned)
 
 
 def setting_of(group: Group) -> Setting:
