@@ -37,13 +37,14 @@ class ModelOnHost:
     objection: Callable[[str], str | None]
     own: str | None = None  # the preset of a finished file
     extras: Sequence[ExtraModel] = ()
-    has_draft: bool = False
+    draft: ModelFacts | None = None
     prepared: dict[str, PreparedModel] = field(default_factory=dict)
     outlines: dict[str, Outline] = field(default_factory=dict)
     timed: dict[str, PreparedSpeed] = field(default_factory=dict)
     kept: dict[Setting, tuple[DeviceMemory, ...]] = field(default_factory=dict)
     tensors: dict[str, tuple[TensorFacts, ...]] = field(default_factory=dict)
     warnings: dict[Setting, tuple[str, ...]] = field(default_factory=dict)
+    drafts: dict[tuple[int, str], tuple[ExtraModel, ...]] = field(default_factory=dict)
     flash: bool = True
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ class ModelOnHost:
             n_ctx=setting.n_ctx * setting.n_parallel, n_batch=setting.n_batch, n_ubatch=setting.n_ubatch,
             n_parallel=setting.n_parallel, kv_unified=setting.kv_unified, type_k=setting.type_k.upper(),
             type_v=setting.type_v.upper(), flash_attn=self.flash, cache_ram_bytes=0,
-            n_outputs_per_slot=1 + DRAFT_TOKENS if self.has_draft else 1,
+            n_outputs_per_slot=1 + DRAFT_TOKENS if self.draft else 1,
         )  # fmt: skip
 
     def placement(self, setting: Setting) -> Placement:
@@ -116,10 +117,18 @@ class ModelOnHost:
         return tuple(one for one in self.warnings[setting] if one not in self.facts.warnings)
 
     def _extras(self, setting: Setting) -> Sequence[ExtraModel]:
-        """Companions load on the first GPU, or on the host where none is used."""
-        if not self.extras or setting.devices:
-            return self.extras
-        return tuple(replace(extra, device=HOST) for extra in self.extras)
+        """Companions load on the first GPU, or on the host where none is used. A draft's context is the model's."""
+        first = setting.devices[0] if setting.devices else HOST
+        files = tuple(replace(extra, device=first) for extra in self.extras)
+        if self.draft is None:
+            return files
+        key = (setting.n_ctx * setting.n_parallel, first)
+        known = self.drafts.get(key)
+        if known is None:
+            known = self.drafts[key] = draft_memory(
+                self.draft, n_ctx=key[0], n_parallel=setting.n_parallel, device=first
+            )
+        return (*files, *known)
 
     def speed(self, setting: Setting, n_depth: int, n_active: int) -> tuple[float, float]:
         """Decode of all active slots and prefill, tokens a second; 0 where unknown."""
@@ -157,6 +166,17 @@ class ModelOnHost:
 
         good = tuple((k, v) for k, v in asked if works(k, v))
         return good[:1] if not heads else good  # without a cache its type makes no difference
+
+
+def draft_memory(draft: ModelFacts, *, n_ctx: int, n_parallel: int, device: str) -> tuple[ExtraModel, ...]:
+    """What a draft takes as it is: its weights, a context as long as the model's in f16, its compute buffers."""
+    ctx = ContextParams(n_ctx=n_ctx, n_parallel=n_parallel, kv_unified=n_parallel > 1, cache_ram_bytes=0)
+    found = estimate_memory(prepare(draft), ctx, Placement(devices=() if device == HOST else (device,)))
+    return tuple(
+        ExtraModel(name=f"draft {draft.id}", device=one.name, model_bytes=one.model_bytes,
+                   context_bytes=one.context_bytes, compute_bytes=one.compute_bytes + one.output_bytes)
+        for one in found.devices
+    )  # fmt: skip
 
 
 def capacities_of(

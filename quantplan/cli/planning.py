@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """What is loaded beside the model: its memory by device, and the files' names for the plan."""
+    """What is loaded beside the model, and the names for the plan. `draft_least` is what a draft takes at the least
+    context that the plan may have."""
 
-    extras: tuple[ExtraModel, ...] = ()
+    files: tuple[ExtraModel, ...] = ()
+    draft_facts: ModelFacts | None = None
+    draft_least: tuple[ExtraModel, ...] = ()
     mmproj: str | None = None
     draft: str | None = None
 
@@ -74,7 +77,7 @@ def recommend(
         request, quants=(own,) if own is not None else buildable(facts, request.quants),
         any_preset=request.any_preset or own is not None, kv_types=_cache_types(model, request),
     )  # fmt: skip
-    capacities = capacities_of(host, margins=margins, extras=beside.extras)
+    capacities = capacities_of(host, margins=margins, extras=(*beside.files, *beside.draft_least))
     tools = model.instruments(capacities, free_disk_bytes=_free_disk(host, facts))
     search = Search(tools)
     started = time.process_time()
@@ -119,8 +122,8 @@ def model_on_host(
 
     return ModelOnHost(
         facts=facts, host=host, speeds=speed_host_for(host), quality_of=quality_of(facts),
-        objection=lambda quant: objection(quant, request), own=own, extras=companions.extras,
-        has_draft=companions.draft is not None,
+        objection=lambda quant: objection(quant, request), own=own, extras=companions.files,
+        draft=companions.draft_facts,
     )  # fmt: skip
 
 

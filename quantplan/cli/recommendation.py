@@ -54,26 +54,22 @@ def _check_devices(host: HostFacts, request: PlanRequest, margins: tuple[tuple[s
 def companions(
     facts: ModelFacts, host: HostFacts, request: PlanRequest, *, draft: str | None, mmproj: Path | None
 ) -> Companions:
-    """Projector and draft with the memory they take. A draft has a context as long as the model's, in f16."""
+    """Projector and draft, with the least memory that they take."""
     first = host.gpus[0].name if host.gpus and request.devices != () else HOST
-    extras = []
+    files: tuple[ExtraModel, ...] = ()
     if mmproj is not None:
-        extras.append(ExtraModel(name=f"projector {mmproj.name}", device=first, model_bytes=mmproj.stat().st_size))
-    if draft is not None:
-        from quantplan.memory.estimate import estimate_memory, prepare
-        from quantplan.memory.placement import ContextParams, Placement
-        from quantplan.model.read import read_model
+        files = (ExtraModel(name=f"projector {mmproj.name}", device=first, model_bytes=mmproj.stat().st_size),)
+    if draft is None:
+        return Companions(files=files, mmproj=str(mmproj) if mmproj else None)
+    from quantplan.cli.plan_tools import draft_memory
+    from quantplan.model.read import read_model
 
-        told = read_model(draft)
-        n_ctx = least_context(request, facts.n_ctx_train) * (request.n_parallel or 1)
-        ctx = ContextParams(n_ctx=n_ctx, n_parallel=request.n_parallel or 1, kv_unified=True)
-        own = estimate_memory(prepare(told), ctx, Placement(devices=() if first == HOST else (first,)))
-        extras += [
-            ExtraModel(name=f"draft {told.id}", device=device.name, model_bytes=device.model_bytes,
-                       context_bytes=device.context_bytes, compute_bytes=device.compute_bytes + device.output_bytes)
-            for device in own.devices
-        ]  # fmt: skip
-    return Companions(extras=tuple(extras), mmproj=str(mmproj) if mmproj else None, draft=draft)
+    told, n_parallel = read_model(draft), request.n_parallel or 1
+    n_ctx = least_context(request, facts.n_ctx_train) * n_parallel
+    least = draft_memory(told, n_ctx=n_ctx, n_parallel=n_parallel, device=first)
+    return Companions(
+        files=files, draft_facts=told, draft_least=least, mmproj=str(mmproj) if mmproj else None, draft=draft
+    )
 
 
 def recommendation(planned: Planned, *, explain: bool = False) -> tuple[Answer, dict[str, Any]]:

@@ -42,9 +42,10 @@ def _alike(a: Choice, b: Choice) -> bool:
 
 
 def alternatives(search: Search, request: PlanRequest, best: Choice, *, contexts: Sequence[int]) -> tuple[Choice, ...]:
-    """The front around a choice: every other preset at its context, its preset at other contexts."""
+    """The front around a choice: every other preset at its context, its preset at other contexts; with its micro-batch,
+    since that only moves the speed of prompts."""
     depth = depth_of(request, search.tools.n_ctx_train, best.setting.n_ctx)  # all are compared at the same depth
-    request = replace(request, n_depth=depth)
+    request = replace(request, n_depth=depth, n_ubatches=(best.setting.n_ubatch,))
     asked = [replace(request, quants=(quant,), n_ctx=best.setting.n_ctx) for quant in request.quants
              if quant != best.setting.quant]  # fmt: skip
     asked += [replace(request, quants=(best.setting.quant,), n_ctx=n_ctx) for n_ctx in contexts

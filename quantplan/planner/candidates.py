@@ -117,7 +117,9 @@ def describe(setting: Setting, n_layer: int) -> str:
 
 
 def family_key(group: Group) -> object:
-    return (group.quant, group.kv, group.n_parallel, group.n_ubatch, group.devices, group.family)
+    """What shares the size of its compute buffers: a family; of single members those with as many host layers."""
+    pinned = group.spread.n_host if group.pinned and group.spread else -1
+    return (group.quant, group.kv, group.n_parallel, group.n_ubatch, group.devices, group.family, pinned)
 
 
 def setting_of(group: Group) -> Setting:

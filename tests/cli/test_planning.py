@@ -56,7 +56,7 @@ def test_an_8_gib_card_takes_a_smaller_preset_whole() -> None:
 
 def test_a_4_gib_card_takes_some_layers() -> None:
     plan = planned(host(("GTX 1650", 4096, 128)), n_ctx=8192).plan
-    assert plan.quant == "Q4_K_M"
+    assert plan.quant in ("Q4_K_M", "Q5_K_M")
     assert 0 < plan.n_gpu_layers < 33
     assert plan.decode_tokens_per_s is not None
 
