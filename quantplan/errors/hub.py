@@ -110,7 +110,7 @@ class HubContentDiffers(HubError):
 
     def __init__(self, *, repo: str, file: str, expected: str, found: str, n_attempts: int) -> None:
         super().__init__(
-            f"{repo}/{file}: its sha256 is {found[:16]}… and the hub says {expected[:16]}…, "
+            f"{repo}/{file}: its hash is {found[:16]}… and the hub says {expected[:16]}…, "
             f"also when it is fetched again ({n_attempts} times): nothing of it was kept"
         )
         self.repo, self.file, self.expected, self.found = repo, file, expected, found
