@@ -105,7 +105,7 @@ def _warnings(request: BuildRequest, built: tuple[Built, ...]) -> tuple[str, ...
 
     said = [record_artifact(one.folder) for one in built if one.fresh]
     notes = dict.fromkeys(note for one in built for note in one.notes)
-    return (*notes, *(f"not recorded in the history: {why}" for why in said if why), *unmaskable_settings())
+    return (*notes, *(why for why in said if why), *unmaskable_settings())
 
 
 def _told(built: Built) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def _no_history(error: errors.QuantplanError) -> str:
     if error.near:
         return f"quantplan history {error.near[0]}"
     return "quantplan history --add artifacts records what an earlier build left in that folder"
+
+
 def _gguf_only(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.HoldsGgufOnly)
     return f"quantplan pull {error.repo}"
@@ -128,6 +130,8 @@ def _bad_job(error: errors.QuantplanError) -> str:
     if error.path.endswith(".partial"):
         return "name other results with --output, or remove the journal to begin anew"
     return 'a line is {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}'
+
+
 def _nothing_fits(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.NothingFits | errors.Contradiction)
     if not error.changes:

@@ -60,6 +60,7 @@ def _asked(plan: Plan, streams: int | None, prompt: int | None, answer: int | No
 
 
 def _run(url: str, plan: Plan, asked: Any, folder: Path, key_file: Path | None) -> Result:
+    from quantplan.artifact.history import record_artifact
     from quantplan.artifact.results import write_result
     from quantplan.serving.endpoint import endpoint
     from quantplan.serving.load import measure_prompt, run_load
@@ -79,6 +80,8 @@ def _run(url: str, plan: Plan, asked: Any, folder: Path, key_file: Path | None) 
     )  # fmt: skip
     if in_artifact:
         say(f"kept in {write_result(folder, 'load', result)}")
+        if said := record_artifact(folder):
+            say(f"Warning: {said}")
     return result
 
 

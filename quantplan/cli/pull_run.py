@@ -61,7 +61,7 @@ def run(model: str, *, say: Say, **options: Any) -> tuple[Chosen, Pulled, tuple[
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": host.cpu.n_threads},
     )  # fmt: skip
     said = record_artifact(pulled.folder)
-    return chosen, pulled, (*warnings, *([f"not recorded in the history: {said}"] if said else []))
+    return chosen, pulled, (*warnings, *([said] if said else []))
 
 
 def _tools(asked: _Asked) -> tuple[Toolchain | None, str]:

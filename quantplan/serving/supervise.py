@@ -24,7 +24,7 @@ OnEvent = Callable[[Event], None]
 # Ends the engine when this process dies, also by SIGKILL: PR_SET_PDEATHSIG (1) survives execv.
 _WITH_PARENT = (
     "import ctypes,os,sys;[os.environ.pop(name,None) for name in sys.argv[1].split(',')];"
-    "ctypes.CDLL(None).prctl(1,15);os.execv(sys.argv[2],sys.argv[2:])"
+    "ctypes.CDLL(None).prctl(1,9);os.execv(sys.argv[2],sys.argv[2:])"
 )
 _POLL_S = 0.02
 _QUIET_S = 0.3
