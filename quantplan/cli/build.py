@@ -38,10 +38,14 @@ def command(model: str | None, **given: Any) -> int:
 
 
 def _options(given: dict[str, Any]) -> Options:
+    from quantplan.artifact.plan_file import read_plan
     from quantplan.cli.build_request import Allowed, Options
 
     allowed = Allowed(code=given.pop("trust_remote_code"), pickle=given.pop("allow_pickle"))
-    return Options(clean=not given.pop("keep"), allowed=allowed, **given)
+    plan_file = given.pop("plan_file")
+    plan = read_plan(plan_file) if plan_file else None
+    given["quants"] = given["quants"] or ((plan.quant,) if plan else ("Q4_K_M",))
+    return Options(plan=plan, clean=not given.pop("keep"), allowed=allowed, **given)
 
 
 def _build(model: str, options: Options, *, explain: bool, as_json: bool) -> int:

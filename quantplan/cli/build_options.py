@@ -12,8 +12,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 _OPTIONS = (
-    click.option("--quant", "quants", multiple=True, default=("Q4_K_M",), show_default=True, metavar="PRESET",
-                 help="A preset of llama-quantize; may be given several times."),
+    click.option("--quant", "quants", multiple=True, metavar="PRESET",
+                 help="A preset of llama-quantize; may be given several times. Default: the plan's, else Q4_K_M."),
+    click.option("--plan", "plan_file", type=_FILE, metavar="FILE",
+                 help="Build what this plan says (recommend --save); it becomes the plan.json of its preset."),
     click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("artifacts"),
                  show_default=True, help="Folder of the artifact folders, one a preset: <name>-<QUANT>/."),
     click.option("--text", "texts", multiple=True, metavar="[NAME=]FILE",

@@ -59,6 +59,7 @@ class Options:
     split_max_size: str | None = None
     disk: str = "auto"
     threads: int | None = None
+    plan: Plan | None = None
 
     @property
     def presets(self) -> tuple[str, ...]:
@@ -103,6 +104,8 @@ def make(model: str, options: Options) -> BuildRequest:
     def plan(file: Path, quant: str) -> Plan | None:
         from quantplan.cli.planning import plan_file
 
+        if options.plan is not None and quant == options.plan.quant:
+            return replace(options.plan, source={**options.plan.source, "file": file.name})
         return plan_file(file, quant=quant, host=host, name=source.name)
 
     request = BuildRequest(

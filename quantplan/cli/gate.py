@@ -20,6 +20,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--explain-policy", is_flag=True, help="Say what the policy demands and how it is tested, and stop.")
 @click.option("--baseline", type=click.Path(exists=True, path_type=Path), metavar="RECEIPT",
               help="An artifact that speed and memory are held against.")  # fmt: skip
+@click.option("--plan", type=_FILE, metavar="FILE", help="The plan that speed, memory and size are held against.")
 @click.option("--reference", type=_FILE, metavar="GGUF", help="The 16-bit GGUF of the same source.")
 @click.option("--source", metavar="MODEL", help="Make the reference from this local model (or quantplan-tiny).")
 @click.option("--against", type=_FILE, metavar="GGUF", help="Another file of the same label: which damages less?")

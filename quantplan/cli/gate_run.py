@@ -35,6 +35,7 @@ class Options:
     reference: Path | None = None
     source: str | None = None
     baseline: Path | None = None
+    plan: Path | None = None
     against: Path | None = None
     label: str | None = None
     base_cache: Path | None = None
@@ -80,6 +81,7 @@ def gate(given: Path, policy: Policy, options: Options, *, tell: Tell) -> Gated:
     started = time.monotonic()
     rules = replace(policy, budget_chunks=options.chunks) if options.chunks else policy
     model, subject = _subject(given)
+    subject = replace(subject, plan=options.plan)
     tools, host = find_toolchain(explicit=options.llama), detect_host()
     if "llama-perplexity" not in tools.programs:
         raise ToolMissing(tool="llama-perplexity", why="is not among the tools")

@@ -155,17 +155,14 @@ def _explained_text(planned: Planned, told: tuple[Explained, ...]) -> tuple[str,
 
 
 def following(planned: Planned) -> str:
-    """The next command to type: building starts from a local folder, a GGUF is served as it is."""
+    """The next command to type: a finished GGUF is pulled or served, everything else is built."""
     from quantplan.model import catalog
 
     facts, plan = planned.facts, planned.plan
     if facts.origin is FactsOrigin.GGUF_HEADER:
         if facts.source.repo is None:
             return shlex.join(plan.argv)
-        return f"hf download {facts.source.repo} {facts.source.file} --local-dir . && {shlex.join(plan.argv)}"
-    if facts.origin is FactsOrigin.CATALOG and "/" in facts.id:
-        name = facts.id.rsplit("/", 1)[-1]
-        return f"hf download {facts.id} --local-dir {name} && quantplan build {name} --quant {plan.quant}"
+        return f"quantplan pull {facts.source.repo} --quant {plan.quant}"
     if facts.origin is FactsOrigin.CATALOG:
         return f"quantplan build {facts.id} --quant {plan.quant}"
     if catalog.find(facts.id) is not None and facts.source.repo is None:

@@ -38,6 +38,11 @@ class Subject:
     folder: Path
     receipt: Receipt | None
     signed: bool | None = None
+    plan: Path | None = None  # None: plan.json of the folder
+
+    @property
+    def plan_file(self) -> Path:
+        return self.plan or self.folder / "plan.json"
 
 
 def judge_sections(
@@ -100,7 +105,7 @@ def _told(name: str, own: float, expected: float, against: str) -> Callable[[], 
 def _expected(name: str, ratio: Ratio, subject: Subject, baseline: Path | None) -> tuple[float | None, str]:
     """What the measurement is held against, or why there is nothing."""
     if ratio.against == "plan":
-        value = _planned(subject.folder, name)
+        value = _planned(subject.plan_file, name)
         return value, f"the plan beside the artifact predicts no {name}: run quantplan recommend and build with it"
     if baseline is None:
         return None, f"{name} is to be held against a baseline, and none was given"
@@ -127,9 +132,9 @@ def _result(folder: Path, kind: str) -> Result | None:
         return None
 
 
-def _planned(folder: Path, name: str) -> float | None:
+def _planned(plan_file: Path, name: str) -> float | None:
     try:
-        plan = read_plan(folder / "plan.json")
+        plan = read_plan(plan_file)
     except BadModelFile:
         return None
     speed = {"decode": plan.decode_tokens_per_s, "prefill": plan.prefill_tokens_per_s}.get(name)
@@ -193,7 +198,7 @@ def _size(policy: Policy, subject: Subject, reference_bytes: int) -> Iterator[Me
             base, name = float(reference_bytes), "size_of_reference"
         else:
             name = "size_of_plan"
-            planned = _planned_file(subject.folder)
+            planned = _planned_file_bytes(subject.plan_file)
             if planned is None:
                 yield _missing(name, "the plan beside the artifact predicts no size", limit, "max")
                 continue
@@ -206,10 +211,10 @@ def _too_large(name: str, value: float, limit: float) -> Callable[[], str]:
     return lambda: f"{name} is {value:.6g}, above {limit:.6g}"
 
 
-def _planned_file(folder: Path) -> float | None:
+def _planned_file_bytes(plan_file: Path) -> float | None:
     """Bytes of weights that the plan counted, on all devices together."""
     try:
-        plan = read_plan(folder / "plan.json")
+        plan = read_plan(plan_file)
     except BadModelFile:
         return None
     total = sum(device.model_bytes for device in plan.memory)
