@@ -185,18 +185,16 @@ def test_a_changed_byte_is_refused(built: Path, tmp_path: Path) -> None:
     assert "Hint: " in done.stderr
 
 
-def test_a_failed_step_names_itself_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_read_is_refused_before_any_work(tmp_path: Path) -> None:
     source = tmp_path / "broken"
     shutil.copytree(data_file("bundled", "quantplan-tiny"), source)
     (source / "tokenizer.model").write_bytes(b"no tokenizer")
     done = quantplan("build", source, "--json", cwd=tmp_path, expect=1)
     told = json.loads(done.stdout)
     assert told["data"] is None
-    assert told["error"]["kind"] == "ToolFailed"
-    assert told["error"]["message"].startswith("convert: ")
+    assert told["error"]["kind"] == "TokenizerRefused"
     assert told["error"]["exit_code"] == 1
-    left = [path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
-    assert [name for name in left if name.endswith((".gguf", ".partial", ".logits"))] == []
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_weights_cut_short_are_refused_before_any_work(tmp_path: Path) -> None:
