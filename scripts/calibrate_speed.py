@@ -3,8 +3,8 @@
     python scripts/calibrate_speed.py [--write]
 
 Data: ../shared/truth/speed_h200.csv, ../shared/truth/measured_public.csv (what speed_rows.py can name) and
-data/speed_measured.csv. Robust (absolute relative error, repeats of one model and card count as the root of their
-number), with a weak pull towards plausible starting values, so that what no row shows stays where it was. Then cards
+data/speed_measured.csv. Robust (absolute relative error; repeats of one model and card, and rows of one preset, count as
+the root of their number: Q4_K_M alone would decide otherwise), with a weak pull towards plausible starting values, so that what no row shows stays where it was. Then cards
 and models are left out one at a time, and the ranges are set by the errors of those that were left out.
 """
 
@@ -141,7 +141,12 @@ def fit(rows: Sequence[Row], start: Mapping[str, float], predict: Predict, *, pu
 
 def row_weights(rows: Sequence[Row]) -> np.ndarray:
     counts = collections.Counter((row.device, row.model, row.quant, row.kind) for row in rows)
-    weights = np.array([1 / math.sqrt(counts[row.device, row.model, row.quant, row.kind]) for row in rows])
+    presets = collections.Counter((row.device == "H200", row.quant, row.kind) for row in rows)
+    weights = np.array([
+        1 / math.sqrt(counts[row.device, row.model, row.quant, row.kind])
+        / math.sqrt(presets[row.device == "H200", row.quant, row.kind])
+        for row in rows
+    ])  # fmt: skip
     return weights / weights.sum()
 
 
