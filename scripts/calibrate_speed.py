@@ -3,9 +3,10 @@
     python scripts/calibrate_speed.py [--write]
 
 Data: ../shared/truth/speed_h200.csv, ../shared/truth/measured_public.csv (what speed_rows.py can name) and
-data/speed_measured.csv. Robust (absolute relative error; repeats of one model and card, and rows of one preset, count as
-the root of their number: Q4_K_M alone would decide otherwise), with a weak pull towards plausible starting values, so that what no row shows stays where it was. Then cards
-and models are left out one at a time, and the ranges are set by the errors of those that were left out.
+data/speed_measured.csv. Robust (absolute relative error; repeats of one model and card, and rows of one preset, count
+as the root of their number: Q4_K_M alone would decide otherwise), with a weak pull towards plausible starting values,
+so that what no row shows stays where it was. Then cards and models are left out one at a time, and the ranges are set
+by the errors of the rows.
 """
 
 from __future__ import annotations
