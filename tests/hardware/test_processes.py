@@ -33,11 +33,13 @@ def test_who_listens(family: int, host: str) -> None:
 
 
 def test_what_a_process_was_told() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()", "a b", ""], stdin=subprocess.PIPE, env={"X": "1=2"})
+    words = ("-c", "print(1, flush=True); input()", "a b", "")
+    child = subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"X": "1=2"})
+    assert child.stdout is not None and child.stdout.readline() == b"1\n"  # until exec a child has its parent's words
     try:
         argv = processes.argv_of(child.pid)
         assert argv is not None
-        assert argv[1:] == ("-c", "input()", "a b", "")
+        assert argv[1:] == words
         assert processes.environment_of(child.pid) == {"X": "1=2"}
         assert child.pid in processes.children_of(os.getpid())
         assert processes.program_of(child.pid) == Path(sys.executable).resolve()

@@ -34,7 +34,7 @@ def test_the_base_install_wants_no_compiler_no_torch_no_engine(wheel: Path) -> N
     metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
     required = [line.split(": ", 1)[1] for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     base = sorted(line.split(">")[0].split(";")[0].strip() for line in required if "extra ==" not in line)
-    assert base == ["click", "gguf", "huggingface-hub", "nvidia-ml-py", "pandas", "psutil", "tomli"]
+    assert base == ["click", "gguf", "huggingface-hub", "nvidia-ml-py", "pandas", "psutil", "pyyaml", "tomli"]
     assert not [line for line in required if line.lower().startswith(("llama-cpp-python", "llama_cpp_python"))]
 
 
