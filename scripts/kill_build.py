@@ -38,6 +38,14 @@ class Build:
     folder: Path
     process: subprocess.Popen[str]
     lines: list[tuple[float, str]] = field(default_factory=list)
+    reader: threading.Thread | None = None
+
+    def ended(self) -> int:
+        """Its exit status, when it has ended and all it said is read."""
+        status = self.process.wait(timeout=600)
+        if self.reader is not None:
+            self.reader.join(timeout=10)
+        return status
 
     @property
     def ran(self) -> list[str]:
@@ -75,18 +83,18 @@ def start(folder: Path) -> Build:
 
     def read() -> None:
         assert process.stderr is not None
-        with contextlib.suppress(ValueError):
+        with process.stderr:
             for line in process.stderr:
                 build.lines.append((time.monotonic(), line.rstrip("\n")))
 
-    threading.Thread(target=read, daemon=True).start()
+    build.reader = threading.Thread(target=read, daemon=True)
+    build.reader.start()
     return build
 
 
 def finish(build: Build) -> None:
     """To its end; any gate verdict will do, an error will not."""
-    status = build.process.wait(timeout=600)
-    time.sleep(0.05)
+    status = build.ended()
     if status not in (0, 4, 5):
         raise RuntimeError(f"status {status}: " + "\n".join(line for _, line in build.lines[-12:]))
 
@@ -132,7 +140,7 @@ def kill(build: Build) -> None:
     """SIGKILL to the process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(build.process.pid, signal.SIGKILL)
-    build.process.wait()
+    build.ended()
 
 
 def once(folder: Path, step: str | None, after_s: float, expected: dict[str, Any]) -> str:
