@@ -205,7 +205,6 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
         "--public --api-key-file FILE (the file is made when it is not there), or leave out --host",
     ),
     (errors.KeepsCrashing, "its last lines say why; quantplan doctor looks at the machine"),
-    (errors.ServerUnreachable, "check the address; quantplan serve ARTIFACT starts one and prints it"),
     (errors.NothingFits, _nothing_fits),
     (errors.Contradiction, _nothing_fits),
     (

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from quantplan.artifact.receipt import FileEntry
 from quantplan.errors import BadModelFile, ToolFailed
@@ -60,8 +61,18 @@ def imatrix_step(work: Workplace, converted: FileEntry) -> Step:
             completed = run(argv, step="imatrix", extra_env={"OMP_WAIT_POLICY": "passive"}, check=False)
         finally:
             link.unlink(missing_ok=True)
-        _refuse(completed, text, settings.n_ctx)
+        if completed.returncode != 0:
+            _refuse(completed, text, n_tokens=count(run), n_ctx=settings.n_ctx)
         return completed
+
+    def count(run: Runner) -> int | None:
+        """Of the calibration text; None without the tool for it, or where its last line was lost."""
+        program = work.request.tools.programs.get("llama-tokenize")
+        if program is None:
+            return None
+        counting = commands.count_tokens(program, Path(work.file_name(CONVERTED)), text.resolve())
+        counted = run(counting, step="count the calibration text's tokens", check=False)
+        return output.parse_token_count((*counted.stdout, *counted.stderr))
 
     # The bytes do not depend on the number of threads: it is left out of what the step is keyed by.
     return Step(
@@ -95,15 +106,16 @@ def calibration_entry(work: Workplace) -> FileEntry | None:
     return FileEntry(name=f"calibration-{entry.sha256[:8]}.txt", sha256=entry.sha256, bytes=entry.bytes)
 
 
-def _refuse(completed: Completed, text: Path, n_ctx: int) -> None:
+def _refuse(completed: Completed, text: Path, *, n_tokens: int | None, n_ctx: int) -> NoReturn:
+    """What is wrong when llama-imatrix failed: it loses its last sentence, so a short text is counted as well."""
     said = "\n".join((*completed.stdout, *completed.stderr))
-    if _TOO_SHORT.search(said):
-        has = _HAS.search(said)
-        raise TextTooShort(text=text.name, n_tokens=int(has[1]) if has else None, need=2 * n_ctx)
-    if completed.returncode != 0:
-        raise ToolFailed(
-            step="imatrix", argv=completed.argv, returncode=completed.returncode, last_lines=completed.last_lines
-        )
+    has = _HAS.search(said)
+    n_tokens = int(has[1]) if has else n_tokens
+    if _TOO_SHORT.search(said) or (n_tokens is not None and n_tokens < 2 * n_ctx):
+        raise TextTooShort(text=text.name, n_tokens=n_tokens, need=2 * n_ctx)
+    raise ToolFailed(
+        step="imatrix", argv=completed.argv, returncode=completed.returncode, last_lines=completed.last_lines
+    )
 
 
 def _progress() -> Callable[[str], str | None]:

@@ -322,10 +322,12 @@ def test_f16_of_a_bf16_source_is_warned_of(again: Path) -> None:
 
 def test_ctrl_c_stops_the_tool_and_leaves_nothing_half_made(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "quantplan", "build", "quantplan-tiny", "--text", str(SHIPPED / "chat.txt")]
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     process = subprocess.Popen(
         words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
+    signal.signal(signal.SIGINT, handler)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("convert: running"):
