@@ -20,7 +20,7 @@ def test_the_figure_is_one_of_memory() -> None:
     assert found.what == QUICK == "ram_quick"
     assert 10**9 < found.median_bytes_per_s <= found.bytes_per_s < 10**12
     assert found.n_runs >= 1
-    assert found.how == "memchr by processor time, 2 threads, 192 MiB"
+    assert found.how == "a sum by processor time, 2 threads, 192 MiB"
 
 
 def test_without_the_memory_there_is_none() -> None:
