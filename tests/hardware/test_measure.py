@@ -39,7 +39,7 @@ def assert_bests_agree(ours: Callable[[], float], theirs: Callable[[], float]) -
     assert abs(ratio - 1) <= 0.15, (ratio, pairs)
 
 
-@pytest.mark.agreement  # a minute; fails on a shared 2-core machine (best copy 0.76 of C): measure_h200.md
+@pytest.mark.agreement  # a minute; fails on a busy machine: tests/data/measure_h200.md
 @pytest.mark.parametrize(("access", "word"), [(RamAccess.COPY, "copy"), (RamAccess.READ, "read")])
 def test_ram_agrees_with_a_stream_loop_in_c(tmp_path: Path, access: RamAccess, word: str) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
