@@ -80,7 +80,7 @@ def binds(source: Source, _: Plan | None) -> Iterable[Finding]:
     for command in source.commands:
         if not serves(command):
             continue
-        host = command.value("--host", "-H", "--bind", "-b" if command.program("gunicorn") else "--host")
+        host = command.value("--host", "-H", "--bind", *(("-b",) if command.program("gunicorn") else ()))
         has_key = keyed or command.has(*_KEYS)
         public = (host is not None and host.rsplit(":", 1)[0] in EVERYWHERE) or host in EVERYWHERE
         if public and not has_key:

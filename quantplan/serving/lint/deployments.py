@@ -119,8 +119,6 @@ def _service(source: Source, name: str, told: Mapping[str, Any]) -> Iterable[Fin
     if re.search(r"nvidia|gpus", str(told.get("deploy", "")) + str(told.get("gpus", ""))) and _cpu_image(image):
         yield error(source, "gpu-without-gpu-build", source.line_of(re.escape(image)), f"{image} is built for the CPU only",
                     "the image with -cuda in its tag")  # fmt: skip
-    if image and _llama(image, command) and "--host" not in command and "llama.cpp" in image:
-        return
 
 
 def _llama(image: str, command: str) -> bool:
