@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 import time
 
-from environment import BIN, QUANTPLAN, StageFailed, ensure_environment, stage
+from environment import BIN, QUANTPLAN, StageFailed, ensure_environment, ensure_programs, stage
 
 
 def main(arguments: list[str]) -> int:
     started = time.monotonic()
     spent = {}
     try:
-        spent["set-up"] = ensure_environment("dev")
+        spent["set-up"] = ensure_environment("dev") + ensure_programs()
         install = [QUANTPLAN, "toolchain", "install", "--converter", "--bindings"]
         spent["toolchain"] = stage("toolchain (7 minutes the first time)", install)
         if not arguments:

@@ -56,6 +56,27 @@ def ensure_environment(extra: str) -> float:
     return time.monotonic() - started
 
 
+DEBIAN_PACKAGES = {"chromium": "chromium", "nginx": "nginx-light", "promtool": "prometheus"}
+
+
+def ensure_programs() -> float:
+    """The programs of the system that some tests drive, where Debian's package manager may be used; returns the seconds
+    it took. Without one of them its tests are skipped, and say what to install."""
+    started = time.monotonic()
+    missing = [name for name in DEBIAN_PACKAGES if not shutil.which(name, path=f"{os.environ.get('PATH')}:/usr/sbin")]
+    if missing and shutil.which("apt-get") and os.name == "posix" and os.geteuid() == 0:
+        install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends"]
+        words = [*install, *(DEBIAN_PACKAGES[name] for name in missing)]
+        try:
+            stage(f"install {', '.join(missing)}", words)
+        except StageFailed:  # the lists of a fresh image are empty
+            stage("update the package lists", ["apt-get", "update", "--quiet"], ok=tuple(range(256)))
+            stage(f"install {', '.join(missing)}", words, ok=tuple(range(256)))
+    elif missing:
+        print(f"not installed: {', '.join(missing)}; the tests that drive them are skipped", flush=True)
+    return time.monotonic() - started
+
+
 def check_python() -> None:
     """Raises StageFailed with what to do when this Python cannot make the environment."""
     if sys.version_info < (3, 10):  # noqa: UP036 - it is here to be told to an older Python
