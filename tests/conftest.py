@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests build and gate is not recorded in the history of who runs them."""
     os.environ["QUANTPLAN_STATE"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def documents_keep_their_schemas() -> Iterator[None]:
+    """Whatever JSON document a command prints in these tests is held to its schema in data/schemas."""
+    import command_line
+
+    from quantplan.report import document
+
+    render = document.render
+
+    def checked(told: Mapping[str, Any], *, one_line: bool = False) -> str:
+        command_line.hold_to_schema(told)
+        return render(told, one_line=one_line)
+
+    document.render = checked
+    yield
+    document.render = render
 
 
 @pytest.fixture(scope="session")
