@@ -68,7 +68,8 @@ class EngineBuild:
 class Target:
     """Where and how it is to run: what no plan says. Paths are those of the target; None is the format's usual one.
 
-    `n_queue`: requests that may wait beside those in slots, at front doors (None: as many as there are slots).
+    `n_queue`: requests that may wait beside those in slots, at front doors (None: as many as there are slots); among
+    several of `n_keys` no one may take all of it.
     `program` is llama-server where the target runs it without a container, `quantplan` runs the contract check there.
     """
 
@@ -81,6 +82,7 @@ class Target:
     server_name: str | None = None
     n_queue: int | None = None
     n_nodes: int = 1
+    n_keys: int = 1
     drain_s: int = 30
     load_s: int = 600
     program: tuple[str, ...] = ("/usr/local/bin/llama-server",)

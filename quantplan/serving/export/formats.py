@@ -17,6 +17,7 @@ FORMATS: Mapping[str, tuple[str, str]] = {
     "kubernetes": ("kubernetes", "Deployment, Service, NetworkPolicy, claim and disruption budget"),
     "dockerfile": ("dockerfile", "an image of the engine at its commit"),
     "env": ("env", "llama-server's settings as variables"),
+    "nginx": ("nginx", "a front door with the plan's limits"),
 }
 
 
