@@ -48,7 +48,8 @@ def front_door(told: Deployment) -> FrontDoor:
     decode = told.plan.decode_tokens_per_s
     host = told.target.host
     return FrontDoor(
-        in_flight=limits.in_flight, per_key=limits.per_key_in_flight if told.target.n_keys > 1 else None, burst=limits.burst,
+        in_flight=limits.in_flight, per_key=limits.per_key_in_flight if told.target.n_keys > 1 else None,
+        burst=limits.burst,
         requests_per_s=None if rate is None else max(1, math.ceil(rate)),
         body_bytes=body_limit_bytes(told.plan),
         retry_after_s=math.ceil(SHORT_ANSWER_TOKENS / decode.low) if decode and decode.low > 0 else 1,
@@ -60,7 +61,7 @@ def front_door(told: Deployment) -> FrontDoor:
 def notes(told: Deployment, front: FrontDoor, proxy: str) -> tuple[str, ...]:
     """What no proxy can say, and who says it instead."""
     found = [
-        f"{proxy} counts requests, not tokens: prompts over {told.plan.n_ctx_per_slot} tokens are refused by the engine "
+        f"{proxy} counts requests, not tokens: a prompt over {told.plan.n_ctx_per_slot} tokens is refused by the engine "
         "(400), and an answer is as long as its request asks",
         f"at most {front.in_flight} requests are inside ({told.plan.n_parallel} in slots, {told.n_queue} waiting); a "
         "request for several answers (n) counts as one here",

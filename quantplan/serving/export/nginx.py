@@ -1,4 +1,4 @@
-"""nginx before the engine: so many requests inside as the plan has slots and queue, and answers passed on as they come."""
+"""nginx before the engine: as many requests inside as the plan has slots and queue, answers passed on as they come."""
 
 from __future__ import annotations
 

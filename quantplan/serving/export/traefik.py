@@ -62,7 +62,9 @@ def _http(told: Deployment, front: FrontDoor) -> dict[str, Any]:
 
 def _chain(told: Deployment, front: FrontDoor) -> dict[str, Any]:
     """The middlewares in their order."""
-    chain: dict[str, Any] = {"mark": {"headers": {"customRequestHeaders": {_MARK: told.name}}}}
+    wait = {"Retry-After": str(front.retry_after_s)}
+    mark = {"customRequestHeaders": {_MARK: told.name}, "customResponseHeaders": wait}
+    chain: dict[str, Any] = {"mark": {"headers": mark}}
     if front.requests_per_s is not None:
         chain["rate"] = {"rateLimit": {"average": front.requests_per_s, "period": "1s", "burst": front.burst,
                                        "sourceCriterion": {"requestHeaderName": _MARK}}}  # fmt: skip
@@ -81,7 +83,16 @@ def _certificates(told: Deployment, front: FrontDoor) -> dict[str, Any]:
 
 
 def _notes(told: Deployment, front: FrontDoor, routes: str) -> tuple[str, ...]:
-    return ()
+    found = [
+        "Traefik's limit of a body (buffering) holds answers back until they are complete, so none is set: the engine "
+        "reads bodies of any size",
+        "Traefik's limit of requests inside answers without Retry-After, so every answer carries it",
+        f"traefik.yml and {routes} are read from the folder that Traefik is started in",
+        "keys are checked by the engine: Traefik passes them on",
+    ]
+    if front.tls:
+        found.append(f"the certificate and its key are read from {_TLS_FOLDER}/{told.name}.crt and .key")
+    return tuple(found)
 
 
 def _needs(_: Deployment) -> tuple[Need, ...]:
