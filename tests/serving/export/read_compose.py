@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+from serving.export.facts import Facts, settings_of, sums
 
 from quantplan.serving.export.exported import File
-from serving.export.facts import Facts, settings_of, sums
 
 
 def document(files: tuple[File, ...]) -> dict[str, Any]:

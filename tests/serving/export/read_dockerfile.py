@@ -6,8 +6,9 @@ import json
 import re
 import shlex
 
-from quantplan.serving.export.exported import File
 from serving.export.facts import Facts, commented, only, settings_of, sums
+
+from quantplan.serving.export.exported import File
 
 
 def read(files: tuple[File, ...]) -> Facts:

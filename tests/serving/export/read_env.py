@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 
+from serving.export.facts import Facts, commented, only, settings_of
+
 from quantplan.llama import server_flags as flags
 from quantplan.serving.export.exported import File
-from serving.export.facts import Facts, commented, only, settings_of
 
 
 def environment(text: str) -> dict[str, str]:

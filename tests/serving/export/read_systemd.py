@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 
-from quantplan.serving.export.exported import File
 from serving.export.facts import Facts, only, settings_of
+
+from quantplan.serving.export.exported import File
 
 
 def sections(text: str) -> dict[str, list[tuple[str, str]]]:
