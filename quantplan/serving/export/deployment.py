@@ -119,6 +119,11 @@ class Deployment:
         return self.plan.model
 
     @property
+    def title(self) -> str:
+        """Model and preset, for comments: on one line whatever somebody named a model."""
+        return _on_one_line(f"{self.alias} {self.plan.quant}")
+
+    @property
     def model(self) -> ModelFile:
         return self.files[0]
 
@@ -183,13 +188,14 @@ class Deployment:
     @property
     def marks(self) -> dict[str, str]:
         """The figures that must be the same in every format, in words for machines."""
-        return {
+        told = {
             "artifact": self.folder.name, "artifact-sha256": self.sha256, "plan-sha256": self.plan_sha256,
             "verdict": self.verdict, "engine-commit": self.engine.commit, "n-ctx": str(self.n_ctx),
             "n-ctx-per-slot": str(self.plan.n_ctx_per_slot), "n-parallel": str(self.plan.n_parallel),
             "threads": str(self.plan.threads), "threads-batch": str(self.plan.threads_batch),
             "memory-max-bytes": str(self.memory_max_bytes),
         }  # fmt: skip
+        return {name: _on_one_line(value) for name, value in told.items()}
 
 
 def deployment_of(served: Served, *, plan_file: Path, target: Target) -> Deployment:
@@ -209,6 +215,10 @@ def deployment_of(served: Served, *, plan_file: Path, target: Target) -> Deploym
         engine=EngineBuild(commit=COMMIT if pinned else commit, number=BUILD_NUMBER if pinned else None),
         gpu=_gpu(plan), memory_max_bytes=-(-most // MIB) * MIB, target=target,
     )  # fmt: skip
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def plan_digest(plan: Plan) -> str:

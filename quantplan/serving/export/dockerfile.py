@@ -46,7 +46,7 @@ def engine_image(told: Deployment) -> str:
     packages = _PACKAGES[backend]
     options = " \\\n      ".join(shlex.quote(option) for option in _options(told, backend))
     return f"""\
-# llama-server {told.engine.label} for {backend}: {told.alias} {told.plan.quant}
+# llama-server {told.engine.label} for {backend}: {told.title}
 ARG BUILD_BASE={build}
 ARG RUN_BASE={run}
 

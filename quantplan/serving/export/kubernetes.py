@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from quantplan.errors import BadValue, CannotExport
@@ -25,7 +26,7 @@ def write(deployments: tuple[Deployment, ...]) -> Exported:
     if image is not None and "@sha256:" not in image:
         raise BadValue(what="image", value=image, why="is named without its digest: a node may run another one")
     documents = (_config(told), _claim(told), _deployment(told), _service(told), _network(told), _budget(told))
-    head = f"# {told.alias} {told.plan.quant}: kubectl apply --filename {told.name}.yaml\n"
+    head = f"# {told.title}: kubectl apply --filename {told.name}.yaml\n"
     return Exported(files=(File(name=f"{told.name}.yaml", text=head + yaml_text(*documents)),), notes=_notes(told))
 
 
@@ -38,8 +39,13 @@ def _labels(told: Deployment) -> dict[str, str]:
 
 
 def _config(told: Deployment) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta(told), "immutable": True,
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta(told, _config_name(told)), "immutable": True,
             "data": {"artifact.sha256": checksums(told)}}  # fmt: skip
+
+
+def _config_name(told: Deployment) -> str:
+    """Another artifact, another name: an immutable object is never changed."""
+    return f"{told.name}-{hashlib.sha256(checksums(told).encode()).hexdigest()[:8]}"
 
 
 def _claim(told: Deployment) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def _pod(told: Deployment) -> dict[str, Any]:
         "containers": [_server(told)],
         "volumes": [
             {"name": "models", "persistentVolumeClaim": {"claimName": told.name, "readOnly": True}},
-            {"name": "artifact", "configMap": {"name": told.name}},
+            {"name": "artifact", "configMap": {"name": _config_name(told)}},
             {"name": "keys", "secret": {"secretName": f"{told.name}-api-key", "defaultMode": 0o440}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
         ],

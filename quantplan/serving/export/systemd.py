@@ -58,7 +58,7 @@ def write(deployments: tuple[Deployment, ...]) -> Exported:
 def _unit(told: Deployment) -> str:
     return (
         "[Unit]\n"
-        f"Description=llama-server: {_escaped(told.alias)} {told.plan.quant}, {told.plan.n_parallel} slot(s) of "
+        f"Description=llama-server: {_escaped(told.title)}, {told.plan.n_parallel} slot(s) of "
         f"{told.plan.n_ctx_per_slot} tokens\n"
         "After=network-online.target\nWants=network-online.target\n"
         "StartLimitIntervalSec=3600\nStartLimitBurst=5\n"
@@ -196,14 +196,14 @@ def _word(word: str) -> str:
     credentials' folder."""
     own = word.startswith("%d/")
     text = word[3:] if own else word
-    text = text.replace("%", "%%").replace("$", "$$").replace("\\", "\\\\").replace('"', '\\"')
+    text = text.replace("%", "%%").replace("$", "$$").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     if re.fullmatch(r"[\w%@+=:,./-]+", text):
         return f"%d/{text}" if own else text
     return f'"{text}"'
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%%").replace("\n", " ")
+    return text.replace("%", "%%")
 
 
 EXPORTER = Exporter(target="systemd", write=write, needs=_needs)
