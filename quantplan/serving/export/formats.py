@@ -35,6 +35,10 @@ FORMATS: Mapping[str, Format] = {
         "dockerfile", "an image of the engine at the artifact's commit", ("folder", "load", "cuda-arch")
     ),
     "env": Format("env", "llama-server's settings as variables", ("folder",)),
+    "llama-swap": Format("llama_swap", "llama-swap's configuration of one or several models",
+                         ("program", "folder", "load", "drain", "queue")),
+    "preset": Format("preset", "llama-server's own router of one or several models: its preset file",
+                     ("program", "folder")),
     "nginx": Format("nginx", "a front door with the plan's limits: nginx", ("queue", "keys", "server-name")),
     "traefik": Format("traefik", "a front door with the plan's limits: Traefik",
                       ("queue", "keys", "server-name", "drain")),

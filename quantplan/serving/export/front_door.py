@@ -61,8 +61,8 @@ def front_door(told: Deployment) -> FrontDoor:
 def notes(told: Deployment, front: FrontDoor, proxy: str) -> tuple[str, ...]:
     """What no proxy can say, and who says it instead."""
     found = [
-        f"{proxy} counts requests, not tokens: a prompt over {told.plan.n_ctx_per_slot} tokens is refused by the engine "
-        "(400), and an answer is as long as its request asks",
+        f"{proxy} counts requests, not tokens: a prompt over {told.plan.n_ctx_per_slot} tokens is refused by the "
+        "engine (400), and an answer is as long as its request asks",
         f"at most {front.in_flight} requests are inside ({told.plan.n_parallel} in slots, {told.n_queue} waiting); a "
         "request for several answers (n) counts as one here",
     ]  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from quantplan.serving.export.exported import File
 from serving.export.facts import Facts, commented
+
+from quantplan.serving.export.exported import File
 
 
 def read(files: tuple[File, ...]) -> Facts:
