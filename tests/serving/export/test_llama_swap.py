@@ -39,10 +39,11 @@ def document(deployments: Sequence[Deployment]) -> dict[str, Any]:
 
 def sized(told: Deployment, name: str, gib: int, *, capacity_gib: int | None) -> Deployment:
     """The deployment under another name, with so much on a card of that capacity."""
+    known = capacity_gib is not None
     card = PlannedDevice(name="CUDA0", model_bytes=gib * GIB, context_bytes=0, compute_bytes=0, output_bytes=0,
-                         overhead_bytes=0, capacity_bytes=capacity_gib and capacity_gib * GIB, free_bytes=None)  # fmt: skip
+                         overhead_bytes=0, capacity_bytes=(capacity_gib or 0) * GIB if known else None, free_bytes=None)  # fmt: skip
     host = PlannedDevice(name="Host", model_bytes=MIB, context_bytes=0, compute_bytes=0, output_bytes=0,
-                         overhead_bytes=0, capacity_bytes=capacity_gib and 64 * GIB, free_bytes=None)  # fmt: skip
+                         overhead_bytes=0, capacity_bytes=64 * GIB if known else None, free_bytes=None)  # fmt: skip
     margin = (Margin(device="CUDA0", bytes=GIB, why="test"),)
     plan = replace(told.plan, model=name, memory=(card, host), margin=margin, cache_ram_bytes=0)
     return replace(told, plan=plan)
