@@ -40,6 +40,7 @@ FORMATS: Mapping[str, Format] = {
     "preset": Format("preset", "llama-server's own router of one or several models: its preset file",
                      ("program", "folder")),
     "nginx": Format("nginx", "a front door with the plan's limits: nginx", ("queue", "keys", "server-name")),
+    "ollama": Format("ollama", "a Modelfile, and Ollama's settings as variables", ("folder", "load", "queue")),
     "prometheus": Format("prometheus", "what Prometheus scrapes, and alerts from the plan's figures", ("queue",)),
     "traefik": Format("traefik", "a front door with the plan's limits: Traefik",
                       ("queue", "keys", "server-name", "drain")),

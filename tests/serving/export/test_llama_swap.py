@@ -41,7 +41,8 @@ def sized(told: Deployment, name: str, gib: int, *, capacity_gib: int | None) ->
     """The deployment under another name, with so much on a card of that capacity."""
     known = capacity_gib is not None
     card = PlannedDevice(name="CUDA0", model_bytes=gib * GIB, context_bytes=0, compute_bytes=0, output_bytes=0,
-                         overhead_bytes=0, capacity_bytes=(capacity_gib or 0) * GIB if known else None, free_bytes=None)  # fmt: skip
+                         overhead_bytes=0, free_bytes=None,
+                         capacity_bytes=(capacity_gib or 0) * GIB if known else None)  # fmt: skip
     host = PlannedDevice(name="Host", model_bytes=MIB, context_bytes=0, compute_bytes=0, output_bytes=0,
                          overhead_bytes=0, capacity_bytes=64 * GIB if known else None, free_bytes=None)  # fmt: skip
     margin = (Margin(device="CUDA0", bytes=GIB, why="test"),)

@@ -89,7 +89,8 @@ def firing(told: Deployment, folder: Path, at: str, alert: str, given: list[dict
     [
         ("QuantplanDown", {"up": "0x20"}, {"up": "1x20"}, "5m"),
         ("QuantplanQueueLong", {"llamacpp_requests_deferred": "3x20"}, {"llamacpp_requests_deferred": "2x20"}, "5m"),
-        ("QuantplanSaturated", {"llamacpp_requests_deferred": "1x40"}, {"llamacpp_requests_deferred": "1x5 0 1x30"}, "14m"),
+        ("QuantplanSaturated", {"llamacpp_requests_deferred": "1x40"},
+         {"llamacpp_requests_deferred": "1x5 0 1x30"}, "14m"),
         ("QuantplanContextNearlyFull", {"llamacpp_n_tokens_max": "980x9"}, {"llamacpp_n_tokens_max": "900x9"}, "5m"),
         ("QuantplanGatewayThrottled", {"quantplan_gateway_concurrency_limit": "1x20"},
          {"quantplan_gateway_concurrency_limit": "2x20"}, "10m"),
