@@ -46,6 +46,8 @@ _OPTIONS: dict[str, tuple[Callable[[Any], Any], ...]] = {
                           help="Keys in use: of several, none may take all places."),),
     "nodes": (click.option("--nodes", "n_nodes", type=click.IntRange(1, 1000), default=1, show_default=True,
                            help="Machines that serve one model together."),),
+    "nvlink": (click.option("--nvlink/--no-nvlink", default=None,
+                            help="Whether the cards of a node are linked (default: taken for granted, and said)."),),
     "server-name": (click.option("--server-name", help="The name that clients reach it by."),),
     "program": (
         click.option("--llama", type=_PATH, help="Folder of the llama.cpp tools that it is to start."),

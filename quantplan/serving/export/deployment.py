@@ -84,6 +84,7 @@ class Target:
     server_name: str | None = None
     n_queue: int | None = None
     n_nodes: int = 1
+    nvlink: bool | None = None  # between the cards of a node; None where nobody said
     n_keys: int = 1
     drain_s: int = 30
     load_s: int = 600

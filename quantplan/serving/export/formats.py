@@ -41,6 +41,7 @@ FORMATS: Mapping[str, Format] = {
                      ("program", "folder")),
     "nginx": Format("nginx", "a front door with the plan's limits: nginx", ("queue", "keys", "server-name")),
     "ollama": Format("ollama", "a Modelfile, and Ollama's settings as variables", ("folder", "load", "queue")),
+    "vllm": Format("vllm", "vLLM's commands for the plan's cards and nodes", ("nodes", "nvlink")),
     "prometheus": Format("prometheus", "what Prometheus scrapes, and alerts from the plan's figures", ("queue",)),
     "traefik": Format("traefik", "a front door with the plan's limits: Traefik",
                       ("queue", "keys", "server-name", "drain")),
