@@ -1,4 +1,4 @@
-"""The real llama-server, started by what the unit and the .env file say, and held to the plan by the unit's own check."""
+"""The real llama-server, started by what the unit and the .env file say, and held to the plan by the unit's check."""
 
 from __future__ import annotations
 
