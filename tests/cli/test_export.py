@@ -6,6 +6,7 @@ import json
 import stat
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from command_line import refused, run
@@ -13,6 +14,7 @@ from serving.export.cases import CASES, made
 
 from quantplan.artifact.plan_file import read_plan, write_plan
 from quantplan.artifact.results import Result, Verdict, newest_result, write_result
+from quantplan.places import data_file
 from quantplan.serving.export.formats import FORMATS
 
 PROGRAM = ("--program", "/opt/llama/llama-server")
@@ -35,6 +37,7 @@ def test_files_are_written_to_a_folder(name: str, folder: Path, tmp_path: Path) 
     assert sorted(map(Path, done.stdout.splitlines())) == written
     assert written
     told = json.loads(run("export", name, folder, "--json", *words(name), cwd=tmp_path).stdout)
+    jsonschema.validate(told, json.loads(data_file("schemas", "export-1.schema.json").read_text()))
     assert {file["name"]: file["text"] for file in told["data"]["files"]} == {
         str(path.relative_to(tmp_path / "out")): path.read_text(encoding="utf-8") for path in written
     }  # fmt: skip
@@ -144,6 +147,12 @@ def test_refusals(given: tuple[str, ...], status: int, says: str, folder: Path, 
     (tmp_path / "a-file").write_text("")
     put = [str(folder) if word == "ART" else word for word in given]
     refused(run("export", *put, cwd=tmp_path), status, says)
+
+
+def test_an_artifact_without_a_plan_asks_for_one(folder: Path, tmp_path: Path) -> None:
+    plan = (folder / "plan.json").rename(tmp_path / "kept.json")
+    refused(run("export", "env", folder, cwd=tmp_path), 2, "plan.json' is not there: name one for this artifact")
+    assert run("export", "env", folder, "--plan", plan, cwd=tmp_path).returncode == 0
 
 
 def test_cards_and_tools_for_the_cpu_do_not_go_together(tmp_path: Path, llama_bin: Path) -> None:

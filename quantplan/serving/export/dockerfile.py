@@ -85,9 +85,9 @@ USER {USER}:{USER}
 """
 
 
-def checksums(told: Deployment) -> str:
+def checksums(told: Deployment, *, apart: bool = True) -> str:
     """What `sha256sum --check` reads: every file that the engine opens, where the container has it."""
-    return "".join(f"{file.sha256}  {told.where(file, MODELS)}\n" for file in told.files)
+    return "".join(f"{file.sha256}  {told.where(file, MODELS, apart=apart)}\n" for file in told.files)
 
 
 def engine_notes(told: Deployment) -> tuple[str, ...]:
