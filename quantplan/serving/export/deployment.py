@@ -160,17 +160,19 @@ class Deployment:
         """The model's folder where it will run."""
         return self.target.folder or self.folder
 
-    def where(self, file: ModelFile, folder: PurePath | None = None) -> PurePath:
-        """A file's path on the target; with `folder` where a container has the model's folder, companions from
-        elsewhere beside it in <role>/."""
+    def where(self, file: ModelFile, folder: PurePath | None = None, *, apart: bool = True) -> PurePath:
+        """A file's path on the target; with `folder` where a container has the model's folder. Companions from
+        elsewhere are mounted beside that, in /<role>/; unless `apart` all lies in one volume."""
         inside = file.path.parent == self.folder
         if folder is not None:
-            return folder / file.path.name if inside else folder.parent / file.role / file.path.name
+            return (
+                folder / file.path.name if inside else (folder.parent if apart else folder) / file.role / file.path.name
+            )
         return self.on_target / file.path.name if inside else file.path
 
     def argv(
         self, program: Sequence[str], *, host: str, port: int, folder: PurePath | None = None,
-        api_key_file: str | None = None, renumbered: bool = False, cpu_range: bool = True,
+        apart: bool = True, api_key_file: str | None = None, renumbered: bool = False, cpu_range: bool = True,
     ) -> tuple[str, ...]:  # fmt: skip
         """llama-server with every setting of the plan. `renumbered`: a container that is given only the plan's cards
         counts them from 0. Without `cpu_range` the place pins CPUs by itself."""
@@ -178,7 +180,7 @@ class Deployment:
         if renumbered and plan.devices and self.gpu is not None:
             prefix = re.sub(r"\d+$", "", self.gpu.names[0])
             plan = replace(plan, devices=tuple(f"{prefix}{index}" for index in range(len(plan.devices))))
-        found = {file.role: str(self.where(file, folder)) for file in reversed(self.files)}
+        found = {file.role: str(self.where(file, folder, apart=apart)) for file in reversed(self.files)}
         plan = replace(plan, mmproj=found.get("mmproj") if plan.mmproj else None, draft=found.get("draft"),
                        cpu_range=plan.cpu_range if cpu_range else None)  # fmt: skip
         key = Path(api_key_file) if api_key_file else None

@@ -40,12 +40,12 @@ def _labels(told: Deployment) -> dict[str, str]:
 
 def _config(told: Deployment) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta(told, _config_name(told)), "immutable": True,
-            "data": {"artifact.sha256": checksums(told)}}  # fmt: skip
+            "data": {"artifact.sha256": checksums(told, apart=False)}}  # fmt: skip
 
 
 def _config_name(told: Deployment) -> str:
     """Another artifact, another name: an immutable object is never changed."""
-    return f"{told.name}-{hashlib.sha256(checksums(told).encode()).hexdigest()[:8]}"
+    return f"{told.name}-{hashlib.sha256(checksums(told, apart=False).encode()).hexdigest()[:8]}"
 
 
 def _claim(told: Deployment) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _mount(name: str, path: str, *, writable: bool = False) -> dict[str, Any]:
 
 def _server(told: Deployment) -> dict[str, Any]:
     port = told.target.port
-    argv = told.argv((PROGRAM,), host="0.0.0.0", port=port, folder=MODELS, api_key_file=f"{_KEYS}/api-key",
+    argv = told.argv((PROGRAM,), host="0.0.0.0", port=port, folder=MODELS, apart=False, api_key_file=f"{_KEYS}/api-key",
                      renumbered=True, cpu_range=False)  # fmt: skip
     limits = {"cpu": str(told.cpus), "memory": f"{told.memory_max_bytes // MIB}Mi", **_cards(told)}
     return {
@@ -197,11 +197,11 @@ def _notes(told: Deployment) -> tuple[str, ...]:
     notes = [] if told.target.image else [
         "the image is a placeholder that no registry has: build one (the dockerfile format) and name it by its digest"
     ]  # fmt: skip
+    paths = [str(told.where(file, MODELS, apart=False)) for file in told.files]
     notes += [
         f"the keys are the Secret {told.name}-api-key: kubectl create secret generic {told.name}-api-key "
         "--from-file=api-key=KEYS",
-        f"the claim {told.name} has to hold {', '.join(str(told.where(file, MODELS)) for file in told.files)}; "
-        "a pod does not start where a file has another hash",
+        f"the claim {told.name} has to hold {', '.join(paths)}; a pod does not start where a file has another hash",
         f"only pods of the namespace with the label {told.name}/client=true reach it",
     ]
     if told.plan.cpu_range:

@@ -147,6 +147,8 @@ def test_manifests_keep_the_rules_that_no_schema_has(case: Case, tmp_path: Path)
     threads = max(int(settings["threads"]), int(settings["threads-batch"]))
     assert server["resources"]["limits"]["cpu"] == str(threads)
     assert "cpu-range" not in settings
+    for flag in ("model", "mmproj", "model-draft"):
+        assert settings.get(flag, "/models/").startswith("/models/")
     assert server["startupProbe"]["periodSeconds"] * server["startupProbe"]["failureThreshold"] >= 600
     assert server["readinessProbe"]["httpGet"]["path"] == "/health"
     assert "tcpSocket" in server["livenessProbe"]
