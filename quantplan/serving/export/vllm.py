@@ -6,13 +6,13 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from quantplan.errors import CannotExport
+from quantplan.errors import BadModelFile, CannotExport
+from quantplan.model.facts import ModelFacts
 from quantplan.serving.bind import is_loopback
 from quantplan.serving.export.deployment import Deployment
 from quantplan.serving.export.exported import Exported, Exporter, File, Need, commented
 from quantplan.serving.export.shell import command
-from quantplan.serving.export.vllm_memory import Layout, kv_bytes, layout, usable_bytes, utilization, weights_bytes
-from quantplan.units import GIB
+from quantplan.serving.export.vllm_memory import Layout, kv_bytes, layout, made_smaller, usable_bytes, utilization
 
 KEY_FILE = "/etc/quantplan/{name}.key"
 _VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES"}
@@ -40,30 +40,27 @@ def write(deployments: tuple[Deployment, ...]) -> Exported:
                            instead="llama-server has one")  # fmt: skip
     if told.target.n_nodes > 1 and told.gpu is None:
         raise CannotExport(target="vLLM", why="several nodes are for plans with cards")
-    from quantplan.model.read import read_model
-
-    facts = read_model(str(told.model.path))
+    facts = _facts(told)
     over = layout(facts, n_cards=told.gpu.count if told.gpu else 1, n_nodes=told.target.n_nodes,
                   nvlink=told.target.nvlink)  # fmt: skip
-    kv = kv_bytes(facts, told, over)
-    quantization = _quantization(told, weights_bytes(facts), kv or 0, over)
+    kv = kv_bytes(facts, told, over) if facts is not None else None
+    quantization = made_smaller(facts, told, kv or 0, over=over) if facts is not None else None
     argv = _argv(told, over, kv, quantization)
-    return Exported(files=_files(told, over, argv), notes=_notes(told, over, kv, quantization))
+    notes = _notes(told, over, quantization)
+    if kv is None:
+        notes = (*notes, "the model's header does not say what its cache takes (or it keeps a state beside it): vLLM "
+                 "sizes it by --gpu-memory-utilization, and refuses a context that does not fit")  # fmt: skip
+    return Exported(files=_files(told, over, argv), notes=notes)
 
 
-def _quantization(told: Deployment, weights: int, kv: int, over: Layout) -> str | None:
-    """None: the weights fit in 16 bit; fp8 where half of them do. Raises CannotExport where neither does."""
-    usable = usable_bytes(told)
-    if usable is None or weights / over.n_parts + kv <= usable:
+def _facts(told: Deployment) -> ModelFacts | None:
+    """What the artifact's header says of the model; None where it lacks what the engine wants to know."""
+    from quantplan.model.read import read_model
+
+    try:
+        return read_model(str(told.model.path))
+    except BadModelFile:
         return None
-    if told.gpu is not None and weights / 2 / over.n_parts + kv <= usable:
-        return "fp8"
-    need, room = weights + kv * over.n_parts, usable * over.n_parts
-    raise CannotExport(
-        target="vLLM", why=f"the original weights and the cache take {need / GIB:.1f} GiB in 16 bit, there are "
-        f"{room / GIB:.1f}",
-        instead="a version of the model in AWQ or FP8, more nodes, or llama-server with this artifact",
-    )  # fmt: skip
 
 
 def _argv(told: Deployment, over: Layout, kv: int | None, quantization: str | None) -> tuple[str, ...]:
@@ -160,7 +157,7 @@ def _environment(told: Deployment) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _notes(told: Deployment, over: Layout, kv: int | None, quantization: str | None) -> tuple[str, ...]:
+def _notes(told: Deployment, over: Layout, quantization: str | None) -> tuple[str, ...]:
     plan = told.plan
     found = [
         f"vLLM serves {plan.source['repo']} in its own precision, not the {plan.quant} that was measured and gated: it "
@@ -170,8 +167,6 @@ def _notes(told: Deployment, over: Layout, kv: int | None, quantization: str | N
         "vLLM has no limit of waiting requests: put nginx, Traefik or a gateway before it",
         f"Python limits no memory of the host: whoever starts it has to allow what {plan.source['repo']} needs to load",
     ]  # fmt: skip
-    if kv is None:
-        found.append("the model keeps a state beside its cache: vLLM sizes both by --gpu-memory-utilization")
     if quantization:
         found.append("the weights in 16 bit do not fit: vLLM makes FP8 of them while it loads, which nobody has gated")
     if usable_bytes(told) is None:

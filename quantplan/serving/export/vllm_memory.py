@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from quantplan.errors import CannotExport
 from quantplan.memory.estimate import HOST
 from quantplan.model.facts import ModelFacts
 from quantplan.serving.export.deployment import Deployment
+from quantplan.units import GIB
 
 BLOCK_TOKENS = 16  # vllm/config/cache.py (0.32.0): DEFAULT_BLOCK_SIZE
 _VALUE_BYTES = 2  # weights and cache in 16 bit
@@ -26,12 +28,12 @@ class Layout:
         return self.tensor * self.pipeline
 
 
-def layout(facts: ModelFacts, *, n_cards: int, n_nodes: int, nvlink: bool | None) -> Layout:
+def layout(facts: ModelFacts | None, *, n_cards: int, n_nodes: int, nvlink: bool | None) -> Layout:
     """The cards of a node share each layer, the nodes follow each other. Cards without NVLink, and more of them than
     divide the heads, follow each other too: what they pass on then is one activation a token."""
     divides = all(
         layer.n_head % n_cards == 0 and (layer.n_head_kv % n_cards == 0 or n_cards % layer.n_head_kv == 0)
-        for layer in facts.layers if layer.has_kv and layer.n_head and layer.n_head_kv
+        for layer in (facts.layers if facts is not None else ()) if layer.has_kv and layer.n_head and layer.n_head_kv
     )  # fmt: skip
     if divides and nvlink is not False:
         return Layout(tensor=n_cards, pipeline=n_nodes)
@@ -58,6 +60,22 @@ def kv_bytes(facts: ModelFacts, told: Deployment, over: Layout) -> int | None:
 def weights_bytes(facts: ModelFacts) -> int:
     """All weights in 16 bit."""
     return facts.parameters * _VALUE_BYTES
+
+
+def made_smaller(facts: ModelFacts, told: Deployment, kv: int, *, over: Layout) -> str | None:
+    """None: the weights fit in 16 bit beside `kv` bytes of cache on each card; fp8 where half of them do. Raises
+    CannotExport where neither does."""
+    usable, weights = usable_bytes(told), weights_bytes(facts)
+    if usable is None or weights / over.n_parts + kv <= usable:
+        return None
+    if told.gpu is not None and weights / 2 / over.n_parts + kv <= usable:
+        return "fp8"
+    need, room = weights + kv * over.n_parts, usable * over.n_parts
+    raise CannotExport(
+        target="vLLM",
+        why=f"the original weights and the cache take {need / GIB:.1f} GiB in 16 bit, there are {room / GIB:.1f}",
+        instead="a version of the model in AWQ or FP8, more nodes, or llama-server with this artifact",
+    )
 
 
 def usable_bytes(told: Deployment) -> int | None:

@@ -55,7 +55,8 @@ CASES = (
 
 
 def plan_of(case: Case) -> Plan:
-    return bare_plan(**{"memory": CPU, "threads": 3, "threads_batch": 3, **case.plan})
+    source = {"repo": "org/model", "revision": "0" * 40, "file": None, "sha256": None}
+    return bare_plan(**{"memory": CPU, "threads": 3, "threads_batch": 3, "source": source, **case.plan})
 
 
 def made(folder: Path, case: Case) -> Path:

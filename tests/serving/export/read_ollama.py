@@ -29,7 +29,7 @@ class Modelfile:
 
 
 def parse(text: str) -> Modelfile:
-    """Instructions one a line, values of several lines in three quotes. Raises AssertionError for what Ollama refuses."""
+    """Instructions one a line, values of several lines in three quotes. Fails for what Ollama refuses."""
     found: list[tuple[str, str]] = []
     rest = text
     while rest:

@@ -72,7 +72,8 @@ def test_what_is_lost_is_said(told: Deployment) -> None:
                    n_cpu_moe=2, numa="isolate", load_mode="mmap+mlock")  # fmt: skip
     notes = "\n".join(export("ollama", (replace(told, plan=plan),)).notes)
     for lost in ("threads for batches", "batch size", "prompt cache", "split over the cards", "experts on the host",
-                 "NUMA and pinned CPUs", "locked memory", "chat template", "has no keys", "limits no memory"):  # fmt: skip
+                 "NUMA and pinned CPUs", "locked memory", "chat template", "has no keys",
+                 "limits no memory"):  # fmt: skip
         assert lost in notes
     assert "no word for" not in "\n".join(export("ollama", (told,)).notes)
 
