@@ -136,6 +136,7 @@ def test_a_plan_without_memory_has_no_limits(folder: Path, tmp_path: Path) -> No
         (("env", "ART", "--target-version", "b9000"), 1, "llama.cpp b9000 is too old"),
         (("env", "ART", "--target-version", "new"), 2, "is no version number"),
         (("kubernetes", "ART", "--image", "llama:latest"), 2, "without its digest"),
+        (("env", "ART", "--name", "../x"), 2, "is no name for a service"),
         (("env", "ART", "--host", "0.0.0.0"), 2, "reachable from other machines"),
         (("env", "ART", "ART"), 2, "takes one artifact, 2 were given"),
         (("env", "nothing"), 1, "no such artifact"),

@@ -18,12 +18,14 @@ from quantplan.llama.toolchain import BUILD_NUMBER, COMMIT
 from quantplan.memory.estimate import HOST
 from quantplan.model.gguf_split import shard_names
 from quantplan.planner.plan import server_settings
+from quantplan.quant.presets import PRESETS
 from quantplan.serving.host_limit import PROCESS_BYTES, most_host_bytes
 from quantplan.serving.source import Served
 from quantplan.units import MIB
 
 _BACKENDS = {"CUDA": "cuda", "ROCm": "rocm", "Vulkan": "vulkan", "SYCL": "sycl", "MTL": "metal"}
 MODELS = PurePosixPath("/models")  # where containers have the model's folder
+_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LONGEST_NAME = 52  # a DNS label has 63, and formats append a word
 PLACEHOLDER_IMAGE = f"registry.invalid/llama-server@sha256:{'0' * 64}"  # RFC 2606: nobody can serve it
 
@@ -206,6 +208,7 @@ def deployment_of(served: Served, *, plan_file: Path, target: Target) -> Deploym
     plan, artifact = served.plan, served.artifact
     folder = served.model.resolve().parent
     _check_pair(served)
+    _check_target(target)
     most = most_host_bytes(plan)
     if most is None:
         raise BadValue(what="plan", value=plan.model, why="says nothing of the host's memory: no limit can be set")
@@ -229,8 +232,17 @@ def plan_digest(plan: Plan) -> str:
     return hashlib.sha256(json.dumps(plan.to_json(), sort_keys=True).encode()).hexdigest()
 
 
+def _check_target(target: Target) -> None:
+    """Raises BadValue for a name that no launcher takes, and an image that may be another one tomorrow."""
+    if target.name is not None and not (_NAME.fullmatch(target.name) and len(target.name) <= _LONGEST_NAME):
+        why = f"is no name for a service: a letter, then at most {_LONGEST_NAME - 1} of a-z, 0-9 and - between them"
+        raise BadValue(what="name", value=target.name, why=why)
+    if target.image is not None and not re.search(r"@sha256:[0-9a-f]{64}$", target.image):
+        raise BadValue(what="image", value=target.image, why="is named without its digest: tomorrow it may be another")
+
+
 def _check_pair(served: Served) -> None:
-    """The plan is of this artifact. Raises BadArtifact."""
+    """The plan is of this artifact, by hash, and where it has none by preset. Raises BadArtifact."""
     plan, artifact = served.plan, served.artifact
     if artifact is None:
         return
@@ -238,7 +250,8 @@ def _check_pair(served: Served) -> None:
     if planned and planned != found:
         why = f"is {found[:16]}… by its receipt, the plan is for {str(planned)[:16]}…"
         raise BadArtifact(path=artifact.model, why=why)
-    if plan.quant != artifact.receipt.quant:
+    presets = {plan.quant, artifact.receipt.quant}
+    if not planned and len(presets) > 1 and presets <= PRESETS.keys():
         raise BadArtifact(path=artifact.model, why=f"is {artifact.receipt.quant}, the plan is for {plan.quant}")
 
 
@@ -264,6 +277,8 @@ def _files(served: Served, *, plan_file: Path) -> tuple[ModelFile, ...]:
 
 
 def _file(role: str, path: Path, *, sha256: str | None = None) -> ModelFile:
+    if not str(path).isprintable():
+        raise BadValue(what="file", value=str(path), why="has a name that cannot be written on one line")
     told = path.stat()
     open_to_all = bool(told.st_mode & 0o004) and bool(path.parent.stat().st_mode & 0o001)
     return ModelFile(role=role, path=path, sha256=sha256 or sha256_of(path), bytes=told.st_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from quantplan.errors import BadValue, CannotExport
+from quantplan.errors import CannotExport
 from quantplan.serving.export.deployment import MODELS, PLACEHOLDER_IMAGE, Deployment
 from quantplan.serving.export.dockerfile import PROGRAM, USER, checksums
 from quantplan.serving.export.exported import Exported, Exporter, File, Need
@@ -20,11 +20,8 @@ _CARDS = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu", "sycl": "gpu.intel.co
 
 
 def write(deployments: tuple[Deployment, ...]) -> Exported:
-    """One manifest of several documents. Raises CannotExport, and BadValue for an image without a digest."""
+    """One manifest of several documents. Raises CannotExport."""
     (told,) = deployments
-    image = told.target.image
-    if image is not None and "@sha256:" not in image:
-        raise BadValue(what="image", value=image, why="is named without its digest: a node may run another one")
     documents = (_config(told), _claim(told), _deployment(told), _service(told), _network(told), _budget(told))
     head = f"# {told.title}: kubectl apply --filename {told.name}.yaml\n"
     return Exported(files=(File(name=f"{told.name}.yaml", text=head + yaml_text(*documents)),), notes=_notes(told))

@@ -144,7 +144,7 @@ def _paths(told: Deployment) -> str:
     folders = [str(told.on_target), *(str(told.where(file).parent) for file in told.files)]
     also = (str(_plan_file(told).parent), str(Path(told.target.program[0]).parent), *map(str, told.target.checker))
     folders += [path for path in also if path.startswith(tuple(f"{hidden}/" for hidden in _HIDDEN))]
-    return "".join(f"BindReadOnlyPaths={_escaped(folder)}\n" for folder in dict.fromkeys(folders))
+    return "".join(f"BindReadOnlyPaths={_path(folder)}\n" for folder in dict.fromkeys(folders))
 
 
 def _install() -> str:
@@ -200,6 +200,12 @@ def _word(word: str) -> str:
     if re.fullmatch(r"[\w%@+=:,./-]+", text):
         return f"%d/{text}" if own else text
     return f'"{text}"'
+
+
+def _path(path: str) -> str:
+    """A path in a list of paths: a colon would begin another one."""
+    text = path.replace("\\", "\\\\").replace(":", "\\:").replace('"', '\\"').replace("%", "%%")
+    return f'"{text}"' if re.search(r"[\s'\"]", text) else text
 
 
 def _escaped(text: str) -> str:

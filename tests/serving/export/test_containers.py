@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from serving.export.read_compose import document
 from serving.export.read_kubernetes import documents
 
 from quantplan.errors import BadValue, CannotExport, TargetTooOld
+from quantplan.serving.export.deployment import EngineBuild
 from quantplan.serving.export.exported import Exported
 from quantplan.serving.export.formats import export
 
@@ -178,8 +180,9 @@ def test_cards_are_asked_for_by_count(tmp_path: Path) -> None:
 
 
 def test_an_image_without_a_digest_is_refused_and_none_is_a_placeholder(tmp_path: Path) -> None:
-    with pytest.raises(BadValue, match="without its digest"):
-        exported("kubernetes", tmp_path, "cpu", image="ghcr.io/ggml-org/llama.cpp:server")
+    for index, image in enumerate(("llama:latest", "llama@sha256:12", "llama:server@sha256:" + "g" * 64)):
+        with pytest.raises(BadValue, match="without its digest"):
+            exported("kubernetes", tmp_path / str(index), "cpu", image=image)
     made = exported("kubernetes", tmp_path / "none", "cpu")
     assert "registry.invalid/" in made.files[0].text
     assert any("placeholder" in note for note in made.notes)
@@ -225,6 +228,16 @@ def test_a_dockerfile_builds_the_commit_and_drops_root(case: Case, tmp_path: Pat
     assert ("-DGGML_CUDA=ON" in text) == on_cards
     for command in runs(text):
         subprocess.run(["sh", "-n", "-c", command], check=True, capture_output=True)
+
+
+def test_another_commit_is_checked_out_by_what_is_known_of_it(tmp_path: Path) -> None:
+    told = deployment(tmp_path, BY_NAME["cpu"])
+    other = replace(told, engine=EngineBuild(commit="abc1234", number=None))
+    (fetch,) = [command for command in runs(export("dockerfile", (other,)).files[0].text) if "git rev-parse" in command]
+    assert "git clone" in fetch
+    assert "git checkout --quiet abc1234" in fetch
+    assert "in abc1234*) ;; *) exit 1 ;; esac" in fetch
+    assert "LLAMA_BUILD_NUMBER" not in export("dockerfile", (other,)).files[0].text
 
 
 def test_cuda_architectures_are_those_that_are_named(tmp_path: Path) -> None:

@@ -36,6 +36,16 @@ def test_systemd_finds_nothing_wrong(case: Case, tmp_path: Path) -> None:
     assert float(score) < 2.0, rated.stdout
 
 
+def test_folders_with_spaces_and_colons_are_quoted(tmp_path: Path) -> None:
+    folder = tmp_path / 'a b:c "d" %n'
+    told = deployment(folder, BY_NAME["cpu"], program=SOME_PROGRAM, quantplan=SOME_PROGRAM)
+    (path,) = write_files(tmp_path / "out", export("systemd", (told,)).files)
+    done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    argv = command(path.read_text(), "ExecStart")
+    assert argv[argv.index("--model") + 1] == str(told.model.path)
+
+
 def test_the_checks_see_a_bare_unit(tmp_path: Path) -> None:
     """What the test above relies on: a unit without hardening is rated badly, a wrong word is said."""
     (tmp_path / "bare.service").write_text("[Service]\nExecStart=/bin/true\n")
