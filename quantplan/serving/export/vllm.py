@@ -165,7 +165,8 @@ def _notes(told: Deployment, over: Layout, quantization: str | None) -> tuple[st
         "the plan's KV types, batch sizes, load mode, prompt cache and placed tensors have no word in vLLM: its cache "
         "is in 16 bit",
         "vLLM has no limit of waiting requests: put nginx, Traefik or a gateway before it",
-        f"Python limits no memory of the host: whoever starts it has to allow what {plan.source['repo']} needs to load",
+        "vLLM limits no memory of the host: whoever starts it has to allow what the weights take while "
+        "they are loaded",
     ]  # fmt: skip
     if quantization:
         found.append("the weights in 16 bit do not fit: vLLM makes FP8 of them while it loads, which nobody has gated")

@@ -105,6 +105,24 @@ def test_alerts_fire_when_they_should_and_only_then(
     firing(told, tmp_path / "good", at, alert, series(told, **good), fires=False)
 
 
+@pytest.mark.parametrize(
+    ("alert", "outcome", "counts", "fires"),
+    [("QuantplanGatewayRefuses", "rate_limit_exceeded", "0+12x60", True),
+     ("QuantplanGatewayRefuses", "rate_limit_exceeded", "0+5x60", False),
+     ("QuantplanGatewayRefuses", "context_length_exceeded", "0+50x60", False),
+     ("QuantplanGatewayEngineFails", "engine_ended", "0+1x60", True),
+     ("QuantplanGatewayEngineFails", "engine_503", "0+1x60", True),
+     ("QuantplanGatewayEngineFails", "client_left", "0+9x60", False)],
+)  # fmt: skip
+def test_what_the_gateway_refuses(
+    alert: str, outcome: str, counts: str, fires: bool, told: Deployment, tmp_path: Path
+) -> None:
+    """Beside a hundred answered requests a minute."""
+    given = [{"series": f'quantplan_gateway_requests_total{{job="{told.name}",outcome="{name}"}}', "values": values}
+             for name, values in (("ok", "0+100x60"), (outcome, counts))]  # fmt: skip
+    firing(told, tmp_path / "out", "30m", alert, given, fires=fires)
+
+
 def decode(told: Deployment, *, per_stream: float, streams: int) -> list[dict[str, str]]:
     """The counters of that many streams that go on all the time at so many tokens a second each."""
     tokens, seconds = int(per_stream * 60 * streams), 60 * streams
