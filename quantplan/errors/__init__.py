@@ -10,6 +10,7 @@ from quantplan.errors.artifacts import (
     NoArtifact,
     NoHistory,
     NotConfirmed,
+    NotValidated,
     StillNeeded,
     UnknownItem,
 )
@@ -29,6 +30,7 @@ from quantplan.errors.building import (
     ToolFailed,
     ToolMissing,
 )
+from quantplan.errors.exporting import CannotExport, SeveralFiles, TargetTooOld, UnknownFormat
 from quantplan.errors.hub import (
     HubContentDiffers,
     HubError,
@@ -88,6 +90,7 @@ __all__ = [
     "BadProfile",
     "BadText",
     "BadValue",
+    "CannotExport",
     "CannotExpress",
     "ChooseFile",
     "Contradiction",
@@ -122,6 +125,7 @@ __all__ = [
     "NotConfirmed",
     "NotEnoughNow",
     "NotInCatalog",
+    "NotValidated",
     "NothingFits",
     "OtherHost",
     "PickleWeights",
@@ -134,11 +138,14 @@ __all__ = [
     "RevisionNotFound",
     "ScanFailed",
     "ServerUnreachable",
+    "SeveralFiles",
     "StillNeeded",
+    "TargetTooOld",
     "TemplateLost",
     "TokenizerRefused",
     "ToolFailed",
     "ToolMissing",
+    "UnknownFormat",
     "UnknownGpu",
     "UnknownItem",
     "UnknownModel",

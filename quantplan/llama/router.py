@@ -15,12 +15,18 @@ _NOT_IN_A_VALUE = ";#\r\n"  # common/preset.cpp: they begin a comment or end the
 
 def preset_file(settings: Mapping[str, ServerSettings], *, unified_per_slot: bool) -> str:
     """The .ini: one section a model, every flag of its plan written. Raises BadValue for what the format cannot say."""
+    return preset_text({
+        name: server((), told, unified_per_slot=unified_per_slot) for name, told in settings.items()
+    })  # fmt: skip
+
+
+def preset_text(commands: Mapping[str, tuple[str, ...]], *, load_on_startup: bool = False) -> str:
+    """The .ini of servers' flags, by the name of the model. Raises BadValue for what the format cannot say."""
     lines = ["version = 1"]
-    for name, told in settings.items():
-        if not name or any(sign in name for sign in "[]" + _NOT_IN_A_VALUE):
+    for name, argv in commands.items():
+        if not name or name == "*" or any(sign in name for sign in "[]" + _NOT_IN_A_VALUE):
             raise BadValue(what="model name", value=name, why="cannot be a section of llama-server's preset file")
-        lines += ["", f"[{name}]", "load-on-startup = false"]
-        lines += _keys(server((), told, unified_per_slot=unified_per_slot))
+        lines += ["", f"[{name}]", f"load-on-startup = {str(load_on_startup).lower()}", *_keys(argv)]
     return "\n".join(lines) + "\n"
 
 

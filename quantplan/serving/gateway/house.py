@@ -12,7 +12,7 @@ from quantplan.serving.gateway import refusals
 from quantplan.serving.gateway.admission import Door
 from quantplan.serving.gateway.board import Board
 from quantplan.serving.gateway.keys import Key, find_key
-from quantplan.serving.gateway.limits import TokenBucket, Wishes, derive
+from quantplan.serving.gateway.limits import TokenBucket, Wishes, body_limit_bytes, derive
 from quantplan.serving.gateway.metrics import Labels, Metrics, quantile
 from quantplan.serving.gateway.prompt_check import PromptCheck
 from quantplan.serving.gateway.throttle import Concurrency, Rules, decide, rules_for
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from quantplan.hardware.monitor import Sample
     from quantplan.serving.gateway.relay import Visit
 
-_MIN_BODY_BYTES = 1 << 20
-_BODY_BYTES_PER_TOKEN = (
-    64  # four letters a token, JSON's escapes, and room to be refused with a count instead of a size
-)
-_MEDIA_BODY_BYTES = 32 << 20
 _DEMAND_SHARE = 0.95
 _READY_TIMEOUT_S = 2.0
 
@@ -54,7 +49,7 @@ class House:
         self.board = Board(plans, engine, swapped=lambda old, new: self.metrics.count(
             self.metrics.swaps, unloaded=old, loaded=new))  # fmt: skip
         self.served = {name: self._serve(name, plan, wishes) for name, plan in plans.items()}
-        self.body_limit_bytes = max(_body_limit(plan) for plan in plans.values())
+        self.body_limit_bytes = max(body_limit_bytes(plan) for plan in plans.values())
         self.draining = False
         self._rates: dict[str, TokenBucket] = {}
 
@@ -143,8 +138,3 @@ class House:
                 if value is not None:
                     told[name][1].append((labels, float(value)))
         return told
-
-
-def _body_limit(plan: Plan) -> int:
-    text = max(_MIN_BODY_BYTES, plan.n_ctx_per_slot * _BODY_BYTES_PER_TOKEN)
-    return max(text, _MEDIA_BODY_BYTES) if plan.mmproj else text

@@ -9,6 +9,11 @@ from quantplan.artifact.plan_file import Plan
 
 QUEUED_PER_SLOT = 1  # one request may wait behind each running one: its wait is at most one answer long
 SHORT_ANSWER_TOKENS = 16  # the shortest answer the request rate is reckoned with
+_MIN_BODY_BYTES = 1 << 20
+_BODY_BYTES_PER_TOKEN = (
+    64  # four letters a token, JSON's escapes, and room to be refused with a count instead of a size
+)
+_MEDIA_BODY_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,12 @@ def derive(plan: Plan, *, n_keys: int, wishes: Wishes | None = None) -> Limits:
         requests_per_s=rate,
         burst=max(1, 2 * (slots + queue)),
     )
+
+
+def body_limit_bytes(plan: Plan) -> int:
+    """The largest body of a request that can hold what the plan's context takes."""
+    text = max(_MIN_BODY_BYTES, plan.n_ctx_per_slot * _BODY_BYTES_PER_TOKEN)
+    return max(text, _MEDIA_BODY_BYTES) if plan.mmproj else text
 
 
 class TokenBucket:
