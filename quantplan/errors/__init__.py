@@ -29,6 +29,7 @@ from quantplan.errors.building import (
     ToolFailed,
     ToolMissing,
 )
+from quantplan.errors.exporting import CannotExport, SeveralFiles, TargetTooOld, UnknownFormat
 from quantplan.errors.hub import (
     HubContentDiffers,
     HubError,
@@ -88,6 +89,7 @@ __all__ = [
     "BadProfile",
     "BadText",
     "BadValue",
+    "CannotExport",
     "CannotExpress",
     "ChooseFile",
     "Contradiction",
@@ -134,11 +136,14 @@ __all__ = [
     "RevisionNotFound",
     "ScanFailed",
     "ServerUnreachable",
+    "SeveralFiles",
     "StillNeeded",
+    "TargetTooOld",
     "TemplateLost",
     "TokenizerRefused",
     "ToolFailed",
     "ToolMissing",
+    "UnknownFormat",
     "UnknownGpu",
     "UnknownItem",
     "UnknownModel",

@@ -7,14 +7,11 @@ from quantplan.hardware.processes import children_of
 from quantplan.hardware.tree import HostTree
 from quantplan.memory.estimate import HOST
 from quantplan.serving.contract import Expected, Item, Tier, compared, unseen
+from quantplan.serving.host_limit import most_host_bytes
 from quantplan.serving.run_record import RunRecord, read_record
 from quantplan.units import MIB
 
 _PRINTED_STEP_BYTES = MIB // 100  # the engine prints hundredths of a MiB
-# The process beside its buffers: code, vocabulary, HTTP threads and what they have in hand. 15 to 47 MiB when ready
-# (docs/memory.md), more while it answers.
-_PROCESS_BYTES = 256 * MIB
-_DRIVER_BYTES = 1024 * MIB  # what a card's driver keeps in the host's memory for a process, at most
 _CARD_BYTES = 256 * MIB  # how far a card may be above its estimate, or a twentieth
 
 
@@ -47,10 +44,9 @@ def _buffers(expected: Expected, record: RunRecord) -> tuple[Item, ...]:
 def _host(expected: Expected, held: int | None) -> Item:
     """Anonymous memory against everything that the plan puts on the host, the whole prompt cache and the process."""
     plan = expected.plan
-    host = next((device for device in plan.memory if device.name == HOST), None)
-    if held is None or host is None:
+    most = most_host_bytes(plan)
+    if held is None or most is None:
         return unseen("host memory", Tier.LOCAL, "the plan or the kernel tells no figure", required=False)
-    most = host.total_bytes + plan.cache_ram_bytes + _PROCESS_BYTES + (_DRIVER_BYTES if len(plan.memory) > 1 else 0)
     return compared("host memory", Tier.LOCAL, planned=f"at most {most // MIB} MiB", found=f"{held // MIB} MiB",
                     equal=held <= most, required=False)  # fmt: skip
 

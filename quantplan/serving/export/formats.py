@@ -1,0 +1,52 @@
+"""The table of formats, and an export by name."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+
+from quantplan.errors import BadValue, TargetTooOld, UnknownFormat
+from quantplan.serving.export.deployment import Deployment
+from quantplan.serving.export.exported import Exported, Exporter, Need
+
+# name -> (module with an EXPORTER, what it writes): listed without importing any.
+FORMATS: Mapping[str, tuple[str, str]] = {
+    "systemd": ("systemd", "a hardened unit that checks what it serves"),
+    "compose": ("compose", "a Compose file with the image's Dockerfile"),
+    "kubernetes": ("kubernetes", "Deployment, Service, NetworkPolicy, claim and disruption budget"),
+    "dockerfile": ("dockerfile", "an image of the engine at its commit"),
+    "env": ("env", "llama-server's settings as variables"),
+}
+
+
+def exporter(name: str) -> Exporter:
+    """The exporter of a format. Raises UnknownFormat."""
+    if name not in FORMATS:
+        raise UnknownFormat(name=name, known=tuple(FORMATS))
+    found: Exporter = importlib.import_module(f"quantplan.serving.export.{FORMATS[name][0]}").EXPORTER
+    return found
+
+
+def export(name: str, deployments: tuple[Deployment, ...], *, version: str | None = None) -> Exported:
+    """The files of a format. `version` is the target's where it is known. Raises UnknownFormat, TargetTooOld,
+    BadValue, CannotExport."""
+    found = exporter(name)
+    if len(deployments) > 1 and not found.many:
+        raise BadValue(what="format", value=name, why=f"takes one artifact, {len(deployments)} were given")
+    if version is not None:
+        for deployment in deployments:
+            _check_version(found.target, version, found.needs(deployment))
+    return found.write(deployments)
+
+
+def _check_version(target: str, version: str, needs: tuple[Need, ...]) -> None:
+    match = re.fullmatch(r"[vb]?(\d+(?:\.\d+)*)(?:[-+~].*)?", version.strip())
+    if match is None:
+        raise BadValue(what="version", value=version, why="is no version number")
+    have = tuple(int(part) for part in match[1].split("."))
+    for need in sorted(needs, key=lambda one: one.version, reverse=True):
+        known = min(len(have), len(need.version))  # of "2" nobody knows which 2 it is
+        if have[:known] < need.version[:known]:
+            needed = ".".join(map(str, need.version))
+            raise TargetTooOld(target=target, version=version, needed=needed, what=need.what)
