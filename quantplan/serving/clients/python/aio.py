@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from .answers import Answer, Gathered, Piece, parse_object, piece_of
+from .answers import Answer, Gathered, Piece, piece_of
 from .asking import Message, Options, answer_tokens, body_of
-from .errors import BadAnswer, ClientError, Closed, Interrupted, NotServed, RequestRefused
+from .errors import BadAnswer, Busy, ClientError, Closed, HttpError, Interrupted, NotServed
 from .exchange import Clock, Exchange
 from .limits import LIMITS, Limits
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 _CHAT, _COMPLETIONS, _EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-_NOT_THERE = (404, 405, 501)  # a server that does not count: its own refusal must do
 
 
 class AsyncClient:
@@ -88,12 +87,10 @@ class AsyncClient:
         for text in texts:
             answer_tokens(self.limits, asked=None, n_prompt=await self.count(_COMPLETIONS, {"prompt": text}, clock))
         async with self.place(clock):
-            status, raw = await self.exchange(clock).ask(
-                _EMBEDDINGS, {"model": self.limits.model, "input": list(texts)}
-            )
-        told = parse_object(raw, what="the answer") if status == 200 else {}
-        if status != 200:
-            raise RequestRefused(status=status, code=None, message="the server refuses to embed this")
+            told = await self.exchange(clock).ask(
+                _EMBEDDINGS, {"model": self.limits.model, "input": list(texts)},
+                phase="first_token", seconds=self.limits.timeouts.first_token_s,
+            )  # fmt: skip
         try:
             rows = sorted(told["data"], key=lambda row: int(row["index"]))
             found = tuple(tuple(float(value) for value in row["embedding"]) for row in rows)
@@ -126,21 +123,26 @@ class AsyncClient:
         """The prompt's tokens; None where the server has no such path or cannot say."""
         if path == _COMPLETIONS:
             return await self._tokenize(str(body["prompt"]), clock)
-        status, raw = await self.exchange(clock).ask(f"{path}/input_tokens", {**body, "stream": False})
-        if status == 200:
-            counted = parse_object(raw, what="the count").get("input_tokens")
+        told = await self._looked_up(f"{path}/input_tokens", {**body, "stream": False}, clock)
+        if told is not None:
+            counted = told.get("input_tokens")
             return counted if isinstance(counted, int) else None
-        if status not in _NOT_THERE:
-            return None
-        status, raw = await self.exchange(clock).ask("/apply-template", {**body, "stream": False})
-        rendered = parse_object(raw, what="the rendered prompt").get("prompt") if status == 200 else None
+        rendered = (await self._looked_up("/apply-template", {**body, "stream": False}, clock) or {}).get("prompt")
         return await self._tokenize(rendered, clock) if isinstance(rendered, str) else None
 
     async def _tokenize(self, text: str, clock: Clock) -> int | None:
         asked = {"model": self.limits.model, "content": text, "add_special": True, "parse_special": True}
-        status, raw = await self.exchange(clock).ask("/tokenize", asked)
-        tokens = parse_object(raw, what="the tokens").get("tokens") if status == 200 else None
+        tokens = (await self._looked_up("/tokenize", asked, clock) or {}).get("tokens")
         return len(tokens) if isinstance(tokens, list) else None
+
+    async def _looked_up(self, path: str, body: Mapping[str, Any], clock: Clock) -> dict[str, Any] | None:
+        """None where the server refuses: to the request itself it will say why. Raises Busy."""
+        try:
+            return await self.exchange(clock).ask(path, body, phase="count", seconds=self.limits.timeouts.count_s)
+        except Busy:
+            raise
+        except HttpError:
+            return None
 
 
 class AsyncStream:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from .answers import error_of, message_of, too_long, word_of
+from .answers import error_of, message_of, parse_object, too_long, word_of
 from .asking import retry_after, wait_before
 from .errors import (
     BadAnswer,
@@ -94,21 +94,18 @@ class Exchange:
 
         await self._retrying(first)
 
-    async def ask(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
-        """(status, body) of a request that generates nothing: any 4xx but 429 is an answer too."""
+    async def ask(self, path: str, body: Mapping[str, Any], *, phase: Phase, seconds: float) -> dict[str, Any]:
+        """The answer's object to a request that generates nothing."""
 
-        async def whole() -> tuple[int, bytes]:
-            seconds = self._limits.timeouts.first_token_s
-            try:
-                response = await self._send(path, body, phase="count", seconds=seconds)
-            except RequestRefused as refused:
-                return refused.status, b""
-            return response.status_code, await self._rest(response, phase="count", seconds=seconds)
+        async def whole() -> dict[str, Any]:
+            response = await self._send(path, body, phase=phase, seconds=seconds)
+            return parse_object(await self._rest(response, phase=phase, seconds=seconds), what="the answer")
 
         return await self._retrying(whole)
 
     async def event(self) -> Event | None:
         """The next event, None where the connection ended properly."""
+        self._since = asyncio.get_running_loop().time()
         while not self._events:
             if not await self._read("between_tokens", self._limits.timeouts.between_tokens_s):
                 return None
@@ -204,8 +201,6 @@ class Exchange:
             self._began = True
             raise
         self._began = self._began or bool(found) or not self._parser.idle
-        if found:
-            self._since = asyncio.get_running_loop().time()
         self._events.extend(found)
         return True
 

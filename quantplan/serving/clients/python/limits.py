@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds. `first_token` runs from sending a request, `between_tokens` from the last event, `total` from the call:
-    waiting for a place, retries and all."""
+    """Seconds. `count` is for the tokens of a prompt, `first_token` runs from sending a request, `between_tokens` from
+    waiting for the next event, `total` from the call: waiting for a place, retries and all."""
 
     connect_s: float
+    count_s: float
     first_token_s: float
     between_tokens_s: float
     total_s: float
@@ -56,7 +57,7 @@ LIMITS = Limits(
     embeddings=False,
     expected_first_token_s=None,
     expected_per_token_s=None,
-    timeouts=Timeouts(connect_s=5.0, first_token_s=600.0, between_tokens_s=60.0, total_s=3600.0),
+    timeouts=Timeouts(connect_s=5.0, count_s=30.0, first_token_s=600.0, between_tokens_s=600.0, total_s=3600.0),
     retries=Retries(tries=5, base_s=0.5, cap_s=8.0, longest_retry_after_s=60.0),
 )
 # plan:end
