@@ -64,6 +64,11 @@ def _extra_missing(error: errors.QuantplanError) -> str:
     return f"pip install 'quantplan[{error.extra}]'"
 
 
+def _cannot_export(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.CannotExport)
+    return error.instead or "quantplan recommend MODEL --hardware MACHINE plans for what the target has"
+
+
 def _no_history(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.NoHistory)
     if error.near:
@@ -218,6 +223,10 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),
     (errors.CannotExpress, "leave out --as fit-params, or give each slot its own cache with --no-kv-unified"),
     (errors.ExtraMissing, _extra_missing),
+    (errors.SeveralFiles, "--output FOLDER writes them; --json prints them in one document"),
+    (errors.TargetTooOld, "update it; or leave out --target-version for what the newest one reads"),
+    (errors.CannotExport, _cannot_export),
+    (errors.UnknownFormat, "quantplan export --help lists the formats"),
     (errors.NoHistory, _no_history),
     (errors.HistoryUnreadable, "move the file away; quantplan history --add FOLDER records artifacts in a new one"),
     (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gc": ("quantplan.cli.gc", "Delete what nothing needs any more: old work folders, downloads, broken rests."),
     "gate": ("quantplan.cli.gate", "Measure a quantization against its 16-bit source: pass, fail or inconclusive."),
     "serve": ("quantplan.cli.serve", "Serve a validated artifact, exactly as planned."),
+    "export": ("quantplan.cli.export", "The plan for systemd, Compose, Kubernetes and other launchers."),
     "lint": ("quantplan.cli.lint", "Folklore and contradictions in units, compose files, manifests and scripts."),
     "verify-serving": (
         "quantplan.cli.verify_serving",

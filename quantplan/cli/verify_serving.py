@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from quantplan.cli.options import emit, json_option
-
-if TYPE_CHECKING:
-    from quantplan.serving.contract import Require
 
 _PATH = click.Path(path_type=Path)
 
@@ -28,12 +25,11 @@ _PATH = click.Path(path_type=Path)
               help="local: the process must be in sight; remote: what HTTP tells is enough.")  # fmt: skip
 @click.option("--from-outside", is_flag=True, help="Use HTTP only, also where the process is in sight.")
 @click.option("--public", is_flag=True, help="A public address with a key is what was wanted.")
+@click.option("--wait", "wait_s", type=click.FloatRange(0, 86400), default=0.0,
+              help="Seconds to wait until it is ready (default: not at all).")  # fmt: skip
 @json_option
 @click.pass_context
-def command(
-    ctx: click.Context, url: str, plan: Path, model: Path | None, api_key_file: Path | None, pid: int | None,
-    require: Require, from_outside: bool, public: bool, as_json: bool,
-) -> None:  # fmt: skip
+def command(ctx: click.Context, /, url: str, plan: Path, model: Path | None, as_json: bool, **given: Any) -> None:
     """Is what is served at URL what was planned? Each item is ok, mismatch or not verifiable here.
 
     Exit 0 when all that the plan requires are ok, 4 on a mismatch, 5 when something required cannot be verified from
@@ -42,12 +38,15 @@ def command(
     from quantplan.report.serving import verification_text
     from quantplan.serving.api_key import keys_in
     from quantplan.serving.contract import expected_of
+    from quantplan.serving.launch import wait_ready
     from quantplan.serving.source import find_served
     from quantplan.serving.verify import verify
 
-    key = keys_in(api_key_file)[0] if api_key_file else None
-    expected = expected_of(find_served(plan, model=model, must_exist=False), key=key, public=public)
-    report = verify(url, expected, pid=pid, require=require, remote_only=from_outside)
+    if given["wait_s"]:
+        wait_ready(url, timeout_s=given["wait_s"])
+    key = keys_in(given["api_key_file"])[0] if given["api_key_file"] else None
+    expected = expected_of(find_served(plan, model=model, must_exist=False), key=key, public=given["public"])
+    report = verify(url, expected, pid=given["pid"], require=given["require"], remote_only=given["from_outside"])
     passed = report.exit_code == 0
     emit("verify-serving", report, as_json=as_json, text=verification_text(report), ok=passed)
     ctx.exit(int(report.exit_code))

@@ -59,6 +59,8 @@ PLANNED_FLAGS: tuple[Flag, ...] = (
     _flag("mmproj", "-mm"),
     _flag("model-draft", "-md", "--spec-draft-model", variable="LLAMA_ARG_SPEC_DRAFT_MODEL"),
     _flag("spec-type"),
+    _flag("device", "-dev"),
+    _flag("embedding", "--embeddings", variable="LLAMA_ARG_EMBEDDINGS"),
     _flag("host", default="127.0.0.1"),
 )
 
@@ -140,6 +142,11 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Told]:
                 name, value = positive[0].name, "off"  # noqa: PLW2901 - LLAMA_ARG_NO_… turns it off, whatever it says
             found[name] = Told(value=value, source=variable)
     return found
+
+
+def variable_of(name: str) -> str | None:
+    """The variable that speaks for a flag by its long name; None for a flag that is not known here."""
+    return next((flag.variable for flag in (*PLANNED_FLAGS, *_HARMLESS) if flag.name == name), None)
 
 
 def from_settings_file(text: str, *, path: str) -> dict[str, Told]:

@@ -66,7 +66,7 @@ def local_items(expected: Expected, *, pid: int, port: int) -> tuple[Item, ...]:
         _per_slot(expected, told),
         *_companions(expected, told),
         _unplanned(expected, told),
-        _environment(environ),
+        _environment(expected, environ),
         _files(files, unread),
         _key(told),
         _bind(expected, pid, port),
@@ -87,7 +87,7 @@ def _settings(expected: Expected, told: Mapping[str, Told]) -> list[Item]:
         if flag.name in _ELSEWHERE:
             continue
         want = planned[flag.name].value if flag.name in planned else flag.default
-        have = told[flag.name].value if flag.name in told else flag.default
+        have = told[flag.name].value if flag.name in told else _untold(flag, told)
         if want is None and have is None:
             continue
         source = told[flag.name].source if flag.name in told else "left to the engine"
@@ -95,6 +95,13 @@ def _settings(expected: Expected, told: Mapping[str, Told]) -> list[Item]:
         name = LABELS.get(flag.name, flag.name.replace("-", "_"))
         items.append(compared(name, LOCAL, planned=want, found=have, equal=flags.same(want, have), why=why))
     return items
+
+
+def _untold(flag: flags.Flag, told: Mapping[str, Told]) -> str | None:
+    """What the engine does where nobody says it: batches get as many threads as tokens (common/common.cpp, 0c1e570:
+    postprocess_cpu_params takes those as the model)."""
+    threads = told.get("threads")
+    return threads.value if flag.name == "threads-batch" and threads else flag.default
 
 
 def _per_slot(expected: Expected, told: Mapping[str, Told]) -> Item:
@@ -133,8 +140,15 @@ def _unplanned(expected: Expected, told: Mapping[str, Told]) -> Item:
     return compared("unplanned settings", LOCAL, planned=[], found=found)
 
 
-def _environment(environ: Mapping[str, str]) -> Item:
-    found = [f"{name}={environ[name]}" for name in flags.stray_variables(environ) if "KEY" not in name]
+def _environment(expected: Expected, environ: Mapping[str, str]) -> Item:
+    """Variables that change the engine. One that says what the plan says is no stray: so an .env file may start it."""
+    planned, told = planned_told(expected), flags.from_environment(environ)
+    agreeing = {one.source for name, one in told.items() if name in flags.HARMLESS or name in _ELSEWHERE}
+    agreeing |= {
+        told[name].source for name in planned.keys() & told if flags.same(planned[name].value, told[name].value)
+    }
+    strays = [name for name in flags.stray_variables(environ) if name not in agreeing and "KEY" not in name]
+    found = [f"{name}={environ[name]}" for name in strays]
     return compared("environment", LOCAL, planned=[], found=found,
                     why="the engine reads these variables" if found else None)  # fmt: skip
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from quantplan.errors import PortInUse, QuantplanError, ToolFailed
+from quantplan.errors import PortInUse, QuantplanError, ServerUnreachable, ToolFailed
 from quantplan.llama import commands
 from quantplan.llama.process import start_tool, stop_tool
 from quantplan.llama.types import Toolchain
@@ -108,6 +108,15 @@ def _wait_healthy(child: subprocess.Popen[bytes], url: str, last: deque[str], *,
 def healthy(url: str) -> bool:
     """Whether /health answers 200: 503 while the model loads."""
     return answers(f"{url}/health")
+
+
+def wait_ready(url: str, *, timeout_s: float) -> None:
+    """Returns when a server of any kind says that it is ready. Raises ServerUnreachable."""
+    deadline = time.monotonic() + timeout_s
+    while not any(answers(url.rstrip("/") + path) for path in ("/health", "/v1/models", "/api/version")):
+        if time.monotonic() >= deadline:
+            raise ServerUnreachable(url=url, why=f"was not ready within {timeout_s:g} s")
+        time.sleep(_POLL_S)
 
 
 def answers(address: str, *, key: str | None = None) -> bool:

@@ -36,6 +36,7 @@ class ModelFile:
     path: Path  # absolute, on this host
     sha256: str
     bytes: int
+    world_readable: bool  # it and its folder: services run as users of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,8 @@ class Target:
     """Where and how it is to run: what no plan says. Paths are those of the target; None is the format's usual one.
 
     `n_queue`: requests that may wait beside those in slots, at front doors (None: as many as there are slots).
-    `program` is llama-server where the target runs it without a container, `quantplan` runs the contract check there.
+    `program` is llama-server where the target runs it without a container, `quantplan` runs the contract check there,
+    `checker` are the folders that it needs for that. `cuda_architectures` are those to build for, as CMake is told.
     """
 
     host: str | None = None
@@ -85,6 +87,8 @@ class Target:
     load_s: int = 600
     program: tuple[str, ...] = ("/usr/local/bin/llama-server",)
     quantplan: tuple[str, ...] = ("/usr/local/bin/quantplan",)
+    checker: tuple[Path, ...] = ()
+    cuda_architectures: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,19 +236,23 @@ def _name(plan: Plan) -> str:
 def _files(served: Served, *, plan_file: Path) -> tuple[ModelFile, ...]:
     """All that the engine opens: the model, its other shards, projector and draft."""
     model = served.model.resolve()
-    known = {entry.name: entry for entry in served.artifact.receipt.files} if served.artifact else {}
+    known = {entry.name: entry.sha256 for entry in served.artifact.receipt.files} if served.artifact else {}
     found = []
     for index, name in enumerate(shard_names(model.name) or (model.name,)):
-        path, entry = model.with_name(name), known.get(name)
+        path = model.with_name(name)
         if not path.is_file():
             raise NoArtifact(path=path, why="is a part of the model and missing")
-        digest = entry.sha256 if entry else sha256_of(path)
-        found.append(ModelFile(role="shard" if index else "model", path=path, sha256=digest, bytes=path.stat().st_size))
-    for role, named in (("mmproj", served.plan.mmproj), ("draft", served.plan.draft)):
-        if named:
-            path = _companion(named, role=role, near=(model.parent, plan_file.absolute().parent))
-            found.append(ModelFile(role=role, path=path, sha256=sha256_of(path), bytes=path.stat().st_size))
-    return tuple(found)
+        found.append(_file("shard" if index else "model", path, sha256=known.get(name)))
+    near = (model.parent, plan_file.absolute().parent)
+    companions = (("mmproj", served.plan.mmproj), ("draft", served.plan.draft))
+    return (*found, *(_file(role, _companion(named, role=role, near=near)) for role, named in companions if named))
+
+
+def _file(role: str, path: Path, *, sha256: str | None = None) -> ModelFile:
+    told = path.stat()
+    open_to_all = bool(told.st_mode & 0o004) and bool(path.parent.stat().st_mode & 0o001)
+    return ModelFile(role=role, path=path, sha256=sha256 or sha256_of(path), bytes=told.st_size,
+                     world_readable=open_to_all)  # fmt: skip
 
 
 def _companion(named: str, *, role: str, near: Sequence[Path]) -> Path:

@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from quantplan.errors import BadValue, TargetTooOld, UnknownFormat
-from quantplan.serving.export.deployment import Deployment
-from quantplan.serving.export.exported import Exported, Exporter, Need
 
-# name -> (module with an EXPORTER, what it writes): listed without importing any.
-FORMATS: Mapping[str, tuple[str, str]] = {
-    "systemd": ("systemd", "a hardened unit that checks what it serves"),
-    "compose": ("compose", "a Compose file with the image's Dockerfile"),
-    "kubernetes": ("kubernetes", "Deployment, Service, NetworkPolicy, claim and disruption budget"),
-    "dockerfile": ("dockerfile", "an image of the engine at its commit"),
-    "env": ("env", "llama-server's settings as variables"),
-}
+if TYPE_CHECKING:
+    from quantplan.serving.export.deployment import Deployment
+    from quantplan.serving.export.exported import Exported, Exporter, Need
+
+
+class Format(NamedTuple):
+    """A format before it is imported. `options` are those of the command line beside the ones that all have."""
+
+    module: str  # in this package, with an EXPORTER
+    help: str
+    options: Sequence[str] = ()
+
+
+FORMATS: Mapping[str, Format] = {
+    "systemd": Format("systemd", "a hardened unit that checks what it serves", ("program", "folder", "load", "drain")),
+    "compose": Format(
+        "compose", "a Compose file; the engine is built inside it, or an image of yours",
+        ("image", "folder", "load", "drain", "cuda-arch"),
+    ),
+    "kubernetes": Format(
+        "kubernetes", "Deployment, Service, NetworkPolicy, claim and disruption budget", ("image", "load", "drain")
+    ),
+    "dockerfile": Format(
+        "dockerfile", "an image of the engine at the artifact's commit", ("folder", "load", "cuda-arch")
+    ),
+    "env": Format("env", "llama-server's settings as variables", ("folder",)),
+}  # fmt: skip
 
 
 def exporter(name: str) -> Exporter:
     """The exporter of a format. Raises UnknownFormat."""
     if name not in FORMATS:
         raise UnknownFormat(name=name, known=tuple(FORMATS))
-    found: Exporter = importlib.import_module(f"quantplan.serving.export.{FORMATS[name][0]}").EXPORTER
+    found: Exporter = importlib.import_module(f"quantplan.serving.export.{FORMATS[name].module}").EXPORTER
     return found
 
 
