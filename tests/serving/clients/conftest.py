@@ -94,3 +94,31 @@ def client_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleTy
         yield found
     finally:
         sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="session")
+def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the generated TypeScript client, TypeScript itself, and the driver compiled."""
+    from serving.clients import node_driver
+    from serving.tiny_plan import bare_plan
+
+    node_driver.require_node()
+    folder = write_client(tmp_path_factory.mktemp("typescript-client"), Language.TYPESCRIPT, bare_plan())
+    node_driver.install_typescript(folder)
+    node_driver.copy_driver(folder)
+    done = node_driver.compile_strictly(folder, ["drive.ts"], types=["node"])
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.fixture(scope="session")
+def node(typescript: Path) -> Iterator[Any]:
+    from serving.clients.node_driver import start_driver
+
+    driver = start_driver(typescript)
+    yield driver
+    assert driver.child.stdin is not None
+    assert driver.child.stdout is not None
+    driver.child.stdin.close()
+    assert driver.child.wait(timeout=10) == 0
+    driver.child.stdout.close()

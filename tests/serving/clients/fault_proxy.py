@@ -47,6 +47,8 @@ class Log:
     n_forwarded: int = 0
     n_finished: int = 0
     n_all: int = 0
+    n_now: int = 0
+    most_at_once: int = 0  # generations
 
 
 class FaultProxy:
@@ -94,10 +96,14 @@ class FaultProxy:
             self.log.asked.append(head)
             fault = self.faults.pop(0) if self.faults else Fault()
         watch = asyncio.ensure_future(reader.read())
-        pump = asyncio.ensure_future(self._pump(head, body, writer, fault, counted=path in GENERATIONS))
+        log, counted = self.log, path in GENERATIONS
+        log.n_now += counted
+        log.most_at_once = max(log.most_at_once, log.n_now)
+        pump = asyncio.ensure_future(self._pump(head, body, writer, fault, counted=counted))
         try:  # who went away is forgotten, as nginx does it
             await asyncio.wait({watch, pump}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            log.n_now -= counted
             for one in (watch, pump):
                 one.cancel()
             await asyncio.gather(watch, pump, return_exceptions=True)

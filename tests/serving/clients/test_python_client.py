@@ -251,30 +251,19 @@ def test_a_stream_is_closed_from_another_thread(
         client.chat(HELLO)
 
 
-def test_no_more_run_at_once_than_there_are_slots(make: Any, proxy: FaultProxy, engine: Engine) -> None:
-    proxy.plan(*[Fault(piece_bytes=400, pause_s=0.005)] * 6)
+def test_no_more_run_at_once_than_there_are_slots(make: Any, proxy: FaultProxy, counted: Any) -> None:
+    log = proxy.plan(*[Fault(piece_bytes=400, pause_s=0.005)] * 6)
     client = make(first_token_s=10, between_tokens_s=10, total_s=20)
-    most, done = 0, threading.Event()
     texts: list[str] = []
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.005):
-            most = max(most, client._on.client.limits.slots - client._on.client._slots._value)
-
     threads = [threading.Thread(target=lambda: texts.append(client.chat(HELLO, **ASKED).text)) for _ in range(6)]
-    watching = threading.Thread(target=watch)
-    for thread in (watching, *threads):
+    for thread in threads:
         thread.start()
-    running = 0
-    while any(thread.is_alive() for thread in threads):
-        running = max(running, sum(not task.done() for task in list(proxy._tasks)))
-        time.sleep(0.005)
-    done.set()
-    watching.join()
-    assert most == 2
+    for thread in threads:
+        thread.join()
     assert len(texts) == 6
     assert len(set(texts)) == 1
+    assert log.most_at_once == 2
+    assert counted() == (6, 6)
 
 
 def test_the_total_bounds_waiting_for_a_place(make: Any, client_module: ModuleType, proxy: FaultProxy) -> None:

@@ -420,7 +420,7 @@ export class Client {
       if (exchange.contentType !== "text/event-stream") {
         throw new BadAnswer(`the answer is ${exchange.contentType || "of no type"}, not a stream of events`);
       }
-      if (!(await exchange.first(firstTokenMs))) throw new Interrupted("the stream ended before its first event");
+      if (!(await exchange.first(firstTokenMs))) throw exchange.endedEarly();
       return exchange;
     });
   }
@@ -661,6 +661,12 @@ class Exchange {
   async first(ms: number): Promise<boolean> {
     while (this.#events.length === 0) if (!(await this.#read("first token", ms))) return false;
     return true;
+  }
+
+  /** The end before the first event. Node takes a reset for a proper end where the server closes after each answer. */
+  endedEarly(): unknown {
+    const why = "the stream ended before its first event";
+    return this.#began ? new Interrupted(why) : new Again(new Unreachable(why));
   }
 
   /** The next event, null where the connection ended properly. */
