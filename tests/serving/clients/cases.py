@@ -14,6 +14,12 @@ SAID = "Hello. How can I help you this "
 UNUSUAL = "héé 日本 🙂!"
 QUICK = {"connect_s": 0.5, "count_s": 2.0, "first_token_s": 0.5, "between_tokens_s": 0.5, "total_s": 4.0}
 
+
+def reached(faults: list[Fault]) -> int:
+    """Those of the generations that the engine saw and nobody read."""
+    return sum(fault.raw is None and fault.forward for fault in faults)
+
+
 # sent again, and answered
 AGAIN = [
     pytest.param([Fault(raw=status(429))], id="429"),

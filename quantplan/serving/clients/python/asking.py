@@ -42,7 +42,20 @@ class Options(TypedDict, total=False):
     extra: Mapping[str, Any]
 
 
-_OWN = frozenset({"model", "messages", "prompt", "stream", "stream_options", "max_tokens", "n"})
+_OWN = frozenset(
+    {
+        "model",
+        "messages",
+        "prompt",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "n_predict",
+        "n",
+        "n_cmpl",
+    }
+)
 _NOT_SENT = frozenset({"timeout_s", "extra", "max_tokens"})
 
 

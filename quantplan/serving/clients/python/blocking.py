@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from .aio import AsyncClient, AsyncStream
@@ -25,32 +26,38 @@ T = TypeVar("T")
 class _Loop:
     """An event loop on a thread, with the client that lives on it. It does not outlive a fork."""
 
-    def __init__(self, make: Callable[[], AsyncClient]) -> None:
-        self.pid = os.getpid()
+    def __init__(self, client: AsyncClient) -> None:
+        self.pid, self.client = os.getpid(), client
+        self._lock, self._closed = threading.Lock(), False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="quantplan-client", daemon=True)
         self._thread.start()
-        self.client = self.run(self._made(make))
 
-    async def _made(self, make: Callable[[], AsyncClient]) -> AsyncClient:
-        return make()
-
-    def run(self, work: Awaitable[T]) -> T:
-        """The work's result. Leaving early, as by Ctrl-C, cancels the work."""
-
-        async def whole() -> T:
-            return await work
-
-        future = asyncio.run_coroutine_threadsafe(whole(), self._loop)
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The work's result. Leaving early, as by Ctrl-C, cancels the work. Raises Closed."""
+        with self._lock:  # what is begun before the end is ended by it, and nothing is begun after
+            if self._closed:
+                raise Closed
+            future = self._begin(work)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            raise Closed from None  # who closes the client cancels what runs on it
         except BaseException:
             future.cancel()
             raise
 
+    def _begin(self, work: Callable[[], Awaitable[T]]) -> concurrent.futures.Future[T]:
+        async def whole() -> T:
+            return await work()
+
+        return asyncio.run_coroutine_threadsafe(whole(), self._loop)
+
     def close(self) -> None:
-        if self.pid == os.getpid():
-            self.run(self._end())
+        with self._lock:
+            done, self._closed = self._closed, True
+        if not done and self.pid == os.getpid():
+            self._begin(self._end).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -74,10 +81,12 @@ class Client:
         verify: ssl.SSLContext | bool = True,
     ) -> None:  # fmt: skip
         self.limits = limits
-        self._make = lambda: AsyncClient(base_url=base_url, api_key=api_key, limits=limits, verify=verify)
+        self._make: Callable[[], AsyncClient] = lambda: AsyncClient(
+            base_url=base_url, api_key=api_key, limits=limits, verify=verify
+        )
         self._lock = threading.Lock()
         self._closed = False
-        self._on: _Loop | None = _Loop(self._make)
+        self._on: _Loop | None = _Loop(self._make())
 
     def __enter__(self) -> Self:
         return self
@@ -123,15 +132,14 @@ class Client:
 
     def _run(self, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
         loop = self._loop()
-        with _cancelled_is_closed():
-            return loop.run(work(loop.client))
+        return loop.run(lambda: work(loop.client))
 
     def _loop(self) -> _Loop:
         with self._lock:
             if self._closed:
                 raise Closed
             if self._on is None or self._on.pid != os.getpid():
-                self._on = _Loop(self._make)
+                self._on = _Loop(self._make())
             return self._on
 
 
@@ -147,7 +155,7 @@ class Stream:
         return self._stream.gathered
 
     def __enter__(self) -> Self:
-        self._loop.run(self._stream.__aenter__())
+        self._loop.run(self._stream.__aenter__)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,15 +163,14 @@ class Stream:
 
     def close(self) -> None:
         """Ends the answer, from any thread: its connection is closed and the server stops generating."""
-        with contextlib.suppress(RuntimeError):  # the client was closed before, and its answers with it
-            self._loop.run(self._stream.aclose())
+        with contextlib.suppress(Closed):  # the client was closed before, and its answers with it
+            self._loop.run(self._stream.aclose)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Piece:
-        with _cancelled_is_closed():
-            piece = self._loop.run(self._next())
+        piece = self._loop.run(self._next)
         if piece is None:
             raise StopIteration
         return piece
@@ -173,14 +180,3 @@ class Stream:
             return await self._stream.__anext__()
         except StopAsyncIteration:
             return None
-
-
-@contextlib.contextmanager
-def _cancelled_is_closed() -> Iterator[None]:
-    """Who closes the client cancels what runs on it."""
-    import concurrent.futures
-
-    try:
-        yield
-    except (asyncio.CancelledError, concurrent.futures.CancelledError):
-        raise Closed from None

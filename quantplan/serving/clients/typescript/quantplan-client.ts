@@ -317,14 +317,16 @@ export interface ClientOptions {
 
 type Body = Record<string, unknown>;
 
-const OWN = ["model", "messages", "prompt", "stream", "stream_options", "max_tokens", "n"];
+// what this client sets itself; several answers would take several slots
+const OWN = ["model", "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens"];
+const NEVER = [...OWN, "n_predict", "n", "n_cmpl"];
 const TOO_LONG = ["exceed_context_size_error", "context_length_exceeded"]; // llama-server's word, the gateway's
 const CHAT = "/v1/chat/completions";
 const COMPLETIONS = "/v1/completions";
 const REFUSAL_MS = 5000; // for the body of a refusal
 const MAX_BODY = 64 * 1024 * 1024;
 // Node's words for a connection that failed; browsers have none
-const LOST = /^(ECONN\w+|EPIPE|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EHOST\w+|ENET\w+|UND_ERR_(SOCKET|CONNECT_TIMEOUT|CLOSED))$/;
+const LOST = /^(ECONN\w+|EPIPE|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|EHOST\w+|ENET\w+|UND_ERR_(SOCKET|CONNECT_TIMEOUT))$/;
 
 // ---- the client
 
@@ -445,9 +447,9 @@ export class Client {
 
   async #count(path: string, body: Body, call: Call): Promise<number | null> {
     if (path === COMPLETIONS) return this.#tokenize(String(body["prompt"]), call);
-    const told = await this.#lookedUp(`${path}/input_tokens`, { ...body, stream: false }, call);
+    const told = await this.#lookedUp(`${path}/input_tokens`, { ...body, stream: undefined }, call);
     if (told !== null) return typeof told["input_tokens"] === "number" ? told["input_tokens"] : null;
-    const rendered = await this.#lookedUp("/apply-template", { ...body, stream: false }, call);
+    const rendered = await this.#lookedUp("/apply-template", { ...body, stream: undefined }, call);
     return typeof rendered?.["prompt"] === "string" ? this.#tokenize(rendered["prompt"], call) : null;
   }
 
@@ -559,7 +561,7 @@ class Call {
   constructor(totalMs: number, ...signals: (AbortSignal | undefined)[]) {
     this.#totalMs = totalMs;
     this.#ends = performance.now() + totalMs;
-    this.#total = setTimeout(() => this.#over.abort(new TimedOut("total", this.#totalMs)), totalMs);
+    this.#total = later(totalMs, () => this.#over.abort(new TimedOut("total", this.#totalMs)));
     for (const signal of signals) {
       if (signal === undefined) continue;
       const stop = (): void => this.#over.abort(new Aborted("ended by the caller", { cause: signal.reason }));
@@ -592,12 +594,12 @@ class Call {
     return current.signal;
   }
 
-  /** From now on the phase may take so long; 0 is no limit but the total. */
+  /** From now on the phase may take so long. */
   arm(phase: Phase, ms: number): void {
     clearTimeout(this.#timer);
     this.#armedMs = ms;
     const current = this.#try;
-    if (current !== null) this.#timer = setTimeout(() => current.abort(new TimedOut(phase, this.#armedMs)), ms);
+    if (current !== null) this.#timer = later(ms, () => current.abort(new TimedOut(phase, this.#armedMs)));
   }
 
   /** The work's result, or the reason for which the try ends before. */
@@ -620,9 +622,11 @@ class Call {
   failure(error: unknown, phase: Phase, ms: number, began: boolean): unknown {
     if (error instanceof ClientError) return error;
     const code = codeOf(error);
-    if (code === "UND_ERR_HEADERS_TIMEOUT" || code === "UND_ERR_BODY_TIMEOUT") return new TimedOut(phase, ms); // Node's own
-    const why = `${error instanceof Error ? error.message : String(error)}${code ? ` (${code})` : ""}`;
-    if (code.startsWith("HPE_") || code.startsWith("UND_ERR_HEADERS")) return new BadAnswer(`the answer is no HTTP: ${why}`, { cause: error });
+    if (code === "UND_ERR_HEADERS_TIMEOUT" || code === "UND_ERR_BODY_TIMEOUT") return new TimedOut(phase, ms);
+    const why = whyOf(error);
+    if (code.startsWith("HPE_") || code.startsWith("UND_ERR_HEADERS")) {
+      return new BadAnswer(`the answer is no HTTP: ${why}`, { cause: error });
+    }
     if (began) return new Interrupted(`the connection ended within the answer: ${why}`, { cause: error });
     const lost = new Unreachable(why, { cause: error });
     return code === "" || LOST.test(code) ? new Again(lost) : lost;
@@ -782,7 +786,7 @@ async function whole(stream: Stream): Promise<Answer> {
 /** The body of a generation, but for max_tokens. */
 function bodyOf(limits: Limits, content: Body, options: Options): Body {
   const { signal: _signal, timeoutMs: _timeoutMs, extra, max_tokens: _max, ...given } = options;
-  const taken = Object.keys(extra ?? {}).filter((name) => OWN.includes(name));
+  const taken = Object.keys(extra ?? {}).filter((name) => NEVER.includes(name));
   if (taken.length > 0) throw new TypeError(`extra may not set ${taken.join(", ")}`);
   const streamed = { stream: true, stream_options: { include_usage: true } };
   return { model: limits.model, ...content, ...given, ...extra, ...streamed };
@@ -865,7 +869,7 @@ function pieceOf(event: SseEvent): Piece | null {
 }
 
 function toolCall(told: unknown): ToolCall {
-  if (!isObject(told) || typeof told["index"] !== "number") throw new BadAnswer("an event holds half a tool call");
+  if (!isObject(told) || typeof told["index"] !== "number") throw new BadAnswer("an event holds no whole tool call");
   const made: Body = isObject(told["function"]) ? told["function"] : {};
   return {
     index: told["index"],
@@ -883,7 +887,7 @@ function usageOf(told: unknown): Usage | null {
 
 function vectors(told: Body, count: number): number[][] {
   const rows = told["data"];
-  if (!Array.isArray(rows) || rows.length !== count) throw new BadAnswer("the answer holds other vectors than asked for");
+  if (!Array.isArray(rows) || rows.length !== count) throw new BadAnswer("the answer holds other vectors");
   const found: number[][] = [];
   for (const row of rows) {
     if (!isObject(row) || typeof row["index"] !== "number" || !Array.isArray(row["embedding"])) {
@@ -936,6 +940,19 @@ function tooLong(error: Body): ContextExceeded | null {
 function codeOf(error: unknown): string {
   const cause: unknown = error instanceof Error ? error.cause : undefined;
   return isObject(cause) || cause instanceof Error ? textOf((cause as Body)["code"]) : "";
+}
+
+/** What a failed fetch says, with the cause where the platform gives one. */
+function whyOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const code = codeOf(error);
+  const cause = error.cause instanceof Error ? error.cause.message : "";
+  return [error.message, cause, code].filter((part, at, all) => part !== "" && all.indexOf(part) === at).join(": ");
+}
+
+/** A timer; waits longer than a platform can count are as long as it can. */
+function later(ms: number, work: () => void): ReturnType<typeof setTimeout> {
+  return setTimeout(work, Math.min(ms, 2 ** 31 - 1));
 }
 
 function raced<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
