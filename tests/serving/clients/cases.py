@@ -10,6 +10,10 @@ from serving.clients.fault_proxy import STREAM_HEAD, Fault, chunk, status, strea
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 ASKED: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
 LONG: dict[str, Any] = {"temperature": 0, "max_tokens": 900, "extra": {"ignore_eos": True}}
+# long enough, also on a busy machine, for the engine to notice that its reader has left
+SLOW: dict[str, Any] = {"temperature": 0, "max_tokens": 600,
+                        "extra": {"ignore_eos": True, "logprobs": True, "top_logprobs": 20}}  # fmt: skip
+FULL: dict[str, Any] = {**ASKED, "extra": {"ignore_eos": True}}
 SAID = "Hello. How can I help you this "
 UNUSUAL = "héé 日本 🙂!"
 QUICK = {"connect_s": 0.5, "count_s": 2.0, "first_token_s": 0.5, "between_tokens_s": 0.5, "total_s": 4.0}

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -112,13 +112,14 @@ class FaultProxy:
         self, head: bytes, body: bytes, writer: asyncio.StreamWriter, fault: Fault, *, counted: bool
     ) -> None:
         sent = b""
-        async for piece in self._answer(head, body, fault, counted=counted):
-            end = self._end(sent + piece, fault)
-            passed = piece if end is None else (sent + piece)[len(sent) : end]
-            await self._write(writer, passed, fault)
-            sent += passed
-            if end is not None:
-                break
+        async with contextlib.aclosing(self._answer(head, body, fault, counted=counted)) as pieces:
+            async for piece in pieces:
+                end = self._end(sent + piece, fault)
+                passed = piece if end is None else (sent + piece)[len(sent) : end]
+                await self._write(writer, passed, fault)
+                sent += passed
+                if end is not None:
+                    break
         if fault.then == "reset":
             reset(writer)
         elif fault.then == "hold":
@@ -139,7 +140,7 @@ class FaultProxy:
             if fault.piece_bytes is not None:
                 await asyncio.sleep(fault.pause_s)
 
-    async def _answer(self, head: bytes, body: bytes, fault: Fault, *, counted: bool) -> AsyncIterator[bytes]:
+    async def _answer(self, head: bytes, body: bytes, fault: Fault, *, counted: bool) -> AsyncGenerator[bytes, None]:
         if fault.raw is not None:
             yield fault.raw
             return

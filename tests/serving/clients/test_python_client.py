@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from serving.clients.cases import AGAIN, ASKED, HELLO, LONG, NEVER, QUICK, SAID, UNUSUAL, reached
+from serving.clients.cases import AGAIN, ASKED, FULL, HELLO, LONG, NEVER, QUICK, SAID, SLOW, UNUSUAL, reached
 from serving.clients.conftest import Engine
 from serving.clients.fault_proxy import STREAM_HEAD, Fault, FaultProxy, chunk, fault_proxy, status, token
 from serving.tiny_plan import free_port
@@ -73,11 +73,12 @@ def test_it_answers_streams_and_counts(make: Any, proxy: FaultProxy, counted: An
 def test_what_failed_before_the_first_token_is_sent_again_and_generated_once(
     make: Any, proxy: FaultProxy, counted: Any, faults: list[Fault]
 ) -> None:
-    """Those that reached the engine are cancelled there: 900 tokens take longer than it does to notice."""
+    """Those that reached the engine are cancelled there: 600 tokens take longer than it does to notice."""
     log = proxy.plan(*faults)
     began = time.monotonic()
-    answer = make(first_token_s=10, total_s=10).chat(HELLO, **LONG)
-    assert answer.usage.completion_tokens == 900
+    options = SLOW if reached(faults) else FULL
+    answer = make(first_token_s=10, total_s=20).chat(HELLO, **options)
+    assert answer.usage.completion_tokens == options["max_tokens"]
     assert len(log.asked) == len(faults) + 1
     assert (log.n_forwarded, log.n_finished) == counted() == (1 + reached(faults), 1)
     if faults[0].raw is not None and b"Retry-After" in faults[0].raw:

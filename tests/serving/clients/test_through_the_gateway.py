@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from serving.clients.cases import ASKED, HELLO, LONG, SAID
+from serving.clients.cases import ASKED, HELLO, LONG, SAID, SLOW
 from serving.clients.conftest import Engine
 from serving.clients.fault_proxy import Fault, FaultProxy, fault_proxy
 from serving.clients.node_driver import NodeDriver, NodeError
@@ -56,8 +56,8 @@ def test_python(client_module: ModuleType, door: FrontDoor, before: FaultProxy, 
     log = before.plan(Fault(n_bytes=0, then="reset"))
     began = engine.counts()
     with python_client(client_module, before.url) as client:
-        answer = client.chat(HELLO, **LONG)
-        assert answer.usage.completion_tokens == 900
+        answer = client.chat(HELLO, **SLOW)
+        assert answer.usage.completion_tokens == 600
         with client.stream_chat(HELLO, **LONG) as pieces:
             next(pieces)
         assert engine.wait_idle() < 1.0
@@ -76,10 +76,10 @@ def test_python(client_module: ModuleType, door: FrontDoor, before: FaultProxy, 
 def test_more_than_the_gateway_lets_in_are_refused_and_come_again(
     client_module: ModuleType, door: FrontDoor, engine: Engine
 ) -> None:
-    """Three clients that each think they have both slots; the gateway has a queue of none."""
+    """Two clients that each think they have both slots; the gateway has a queue of none."""
     retries = replace(client_module.LIMITS.retries, tries=50)
     began, passed = engine.counts(), finished(door)
-    clients = [python_client(client_module, door.url, retries=retries) for _ in range(3)]
+    clients = [python_client(client_module, door.url, retries=retries) for _ in range(2)]
     texts: list[str] = []
     threads = [
         threading.Thread(target=lambda client=client: texts.append(client.chat(HELLO, **LONG).text))  # type: ignore[misc]
@@ -92,19 +92,19 @@ def test_more_than_the_gateway_lets_in_are_refused_and_come_again(
         thread.join()
     for client in clients:
         client.close()
-    assert len(texts) == 6
+    assert len(texts) == 4
     ended = engine.counts()
-    assert (ended[0] - began[0], ended[1] - began[1]) == (6, 6)
+    assert (ended[0] - began[0], ended[1] - began[1]) == (4, 4)
     metrics = ask(f"{door.url}/metrics", key=KEY)[2].decode()
     assert 'outcome="rate_limit_exceeded"' in metrics  # it did refuse
-    assert finished(door) - passed == 12  # each was counted once, and generated once
+    assert finished(door) - passed == 8  # each was counted once, and generated once
 
 
 def test_typescript(node: NodeDriver, before: FaultProxy, engine: Engine) -> None:
     log = before.plan(Fault(n_bytes=0, then="reset"))
     began = engine.counts()
     told: dict[str, Any] = {"url": before.url, "messages": HELLO, "apiKey": KEY}
-    assert node("chat", options=LONG, **told)["usage"]["completionTokens"] == 900
+    assert node("chat", options=SLOW, **told)["usage"]["completionTokens"] == 600
     assert node("left", options=LONG, after=1, how="break", **told)["pieces"] == 1
     assert engine.wait_idle() < 1.0
     assert len(log.asked) == 3
