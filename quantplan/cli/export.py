@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantplan.cli.export_client import command as client
 from quantplan.cli.options import emit, json_option, say
 from quantplan.serving.export.formats import FORMATS
 
@@ -179,3 +180,4 @@ def _subcommand(name: str) -> click.Command:
 
 for _name in FORMATS:
     command.add_command(_subcommand(_name))
+command.add_command(client)

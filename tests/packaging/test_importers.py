@@ -20,6 +20,7 @@ ALLOWED = {
         "serving/supervise.py",
         "rehearsal/watch.py",
     },  # after the first: the type
+    "httpx": {"serving/clients/python/aio.py", "serving/clients/python/exchange.py"},  # sources of clients
     "torch": set(),
     "transformers": set(),
 }
