@@ -123,7 +123,7 @@ def run(job: dict[str, Any]) -> None:
     tell("parsed", suspects=found[:200])
     if not job["render"] or any(rule in ("template-escape", "template-import") for rule, *_ in found):
         return  # what reaches for Python is not run, not even here
-    compiled = made.from_string(job["template"])
+    compiled = made.template_class.from_code(made, made.compile(tree), made.make_globals(None), None)
     tell("compiled", lines=compiled.debug_info)
     shown = {name: _render(compiled, talk) for name, talk in TALKS.items()}
     tell("rendered", shown=shown)

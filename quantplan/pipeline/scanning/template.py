@@ -22,8 +22,8 @@ from quantplan.pipeline.scanning.talks import USER_MARK
 from quantplan.pipeline.scanning.template_text import MAX_TEMPLATE, syntax_findings, text_findings
 from quantplan.units import MIB
 
-CPU_S, WALL_S, MORE_BYTES = 0.6, 1.0, 64 * MIB  # what parsing and rendering may take, whatever the template does
-ATTEMPTS = 3
+CPU_S, WALL_S, MORE_BYTES = 0.5, 1.0, 64 * MIB  # what parsing and rendering may take, whatever the template does
+ATTEMPTS = 2
 START_S = 20.0  # for Python and Jinja to start on a busy machine, before any of the template is read
 SAFE_JINJA = (3, 1, 6)  # earlier ones have known ways out of the sandbox (CVE-2025-27516 and before)
 KEY = "tokenizer.chat_template"
