@@ -94,28 +94,39 @@ _DATED = """{{- bos_token }}
     {{- '<|head|>' + message['role'] + '<|/head|>\\n' + message['content'] | trim + '<|turn|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|head|>assistant<|/head|>\\n' }}{%- endif %}"""
-_INST = _SYSTEM_FIRST + "{{- bos_token }}\n" + _ALTERNATE + """    {%- if message.role == 'user' %}
+_INST = (
+    _SYSTEM_FIRST
+    + "{{- bos_token }}\n"
+    + _ALTERNATE
+    + """    {%- if message.role == 'user' %}
         {%- if loop.first and system_message is defined %}
             {{- '[INST] ' + system_message + '\\n\\n' + message.content + ' [/INST]' }}
         {%- else %}{{- '[INST] ' + message.content + ' [/INST]' }}{%- endif %}
     {%- else %}{{- ' ' + message.content + eos_token }}{%- endif %}
 {%- endfor %}"""
+)
 _MODEL_ROLE = """{{- bos_token }}
 {%- for message in messages %}
     {%- set role = 'model' if message['role'] == 'assistant' else message['role'] %}
     {{- '<turn>' + role + '\\n' + message['content'] | trim + '</turn>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<turn>model\\n' }}{%- endif %}"""
-_WORDS = _SYSTEM_FIRST + """{{- system_message + '\\n\\n' }}
+_WORDS = (
+    _SYSTEM_FIRST
+    + """{{- system_message + '\\n\\n' }}
 {%- for message in rest %}
 {{- 'USER: ' + message.content + ' ' if message.role == 'user' else 'ASSISTANT: ' + message.content + eos_token }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- 'ASSISTANT:' }}{%- endif %}"""
-_RULED = _SYSTEM_FIRST + """{{- system_message + '\\n\\n' }}
+)
+_RULED = (
+    _SYSTEM_FIRST
+    + """{{- system_message + '\\n\\n' }}
 {%- for message in rest %}
 {{- '### Question:\\n' + message.content + '\\n\\n' if message.role == 'user' else '### Answer:\\n' + message.content + '\\n\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '### Answer:\\n' }}{%- endif %}"""
+)
 _LAST_ONLY = """{%- set loop_messages = messages %}
 {%- for message in loop_messages %}
 {%- if not loop.last %}{{- message.role + ': ' + message.content + '\\n' }}{%- else %}{{- 'now ' + message.role + ': ' + message.content }}{%- endif %}

@@ -39,7 +39,9 @@ def strings(name: str, values: list[str]) -> bytes:
     return key(name, 9, array(8, len(values), b"".join(map(text, values))))
 
 
-def tensor(name: str | bytes, shape: tuple[int, ...], kind: int = F32, offset: int = 0, n_dims: int | None = None) -> bytes:
+def tensor(
+    name: str | bytes, shape: tuple[int, ...], kind: int = F32, offset: int = 0, n_dims: int | None = None
+) -> bytes:
     told = len(shape) if n_dims is None else n_dims
     return text(name) + U32(told) + struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", kind, offset)
 

@@ -4,7 +4,6 @@ so in a process of its own, to show that it runs."""
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import struct
 import zipfile
@@ -52,6 +51,7 @@ def gadget(module: str, name: str, argument: str = RUN, *, protocol: int = 0) ->
 def hidden() -> bytes:
     """Names of weights last on the stack as it is written, builtins.exec as it is run: a scanner that looks at the
     last two texts is fooled."""
+
     def text(value: str) -> bytes:
         return b"\x8c" + bytes([len(value)]) + value.encode()
 
@@ -63,7 +63,7 @@ def by_memo() -> bytes:
     def text(value: str) -> bytes:
         return b"\x8c" + bytes([len(value)]) + value.encode()
 
-    return (b"\x80\x04" + text("exec") + b"\x94" + b"0" + text("builtins") + b"h\x00" + b"\x93" + text(RUN) + b"\x85R.")
+    return b"\x80\x04" + text("exec") + b"\x94" + b"0" + text("builtins") + b"h\x00" + b"\x93" + text(RUN) + b"\x85R."
 
 
 def torch_zip(payload: bytes, *, name: str = "archive/data.pkl", **more: bytes) -> bytes:
@@ -123,7 +123,7 @@ def _link(folder: Path) -> None:
 
 def _program(folder: Path) -> None:
     (folder / "setup").write_bytes(b"\x7fELF" + bytes(60))
-    os.chmod(folder / "setup", 0o755)
+    (folder / "setup").chmod(0o755)
 
 
 def _escape(folder: Path) -> None:
@@ -196,7 +196,7 @@ REPOSITORIES = [
     Source("ESC in a config", "terminal", "a terminal", {"where": "model_type", "line": 1},
            {"config.json": b'{"model_type": "ll\\u001b[2Jama"}'}),
     Source("bidi in a config", "hidden-text", "CVE-2021-42574", {"where": "model_type"},
-           {"config.json": '{"model_type": "ll\\u202eama"}'.encode()}),
+           {"config.json": b'{"model_type": "ll\\u202eama"}'}),
     Source("brackets without end", "unreadable", "json.loads: RecursionError", {"file": "config.json"},
            {"config.json": b"[" * 100_000}),
     Source("a key twice", "unreadable", "readers differ in which they take", {"file": "config.json"},

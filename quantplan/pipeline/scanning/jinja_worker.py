@@ -125,7 +125,12 @@ def run(job: dict[str, Any]) -> None:
         return  # what reaches for Python is not run, not even here
     compiled = made.template_class.from_code(made, made.compile(tree), made.make_globals(None), None)
     tell("compiled", lines=compiled.debug_info)
-    shown = {name: _render(compiled, talk) for name, talk in TALKS.items()}
+    shown: dict[str, Any] = {}
+    for name, talk in TALKS.items():
+        shown[name] = _render(compiled, talk)
+        if shown[name].get("kind") in ("memory", "recursion", "output", "overflow"):
+            tell("rendered", shown=shown)
+            return  # it would do so again
     tell("rendered", shown=shown)
     tell("probed", changes=[*_by_date(compiled, shown), *_by_word(compiled, words_compared(tree))])
 

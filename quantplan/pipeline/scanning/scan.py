@@ -98,7 +98,9 @@ def _of_repository(target: str, request: Request, scans: TemplateScans) -> Scann
     from quantplan.places import cache_folder
 
     name = hub_name(target)
-    if name is None or target.startswith(("./", "../", "/", "~")):
+    if target.startswith(("./", "../", "/", "~")) or (name is None and Path(target).suffix):
+        raise errors.BadModelFile(path=target, why="no such file or folder")
+    if name is None:
         raise errors.UnknownModel(model=target)
     hub, cache = Hub(), HubCache(cache_folder() / "hub")
     repository, _ = find_repository(hub, cache, name.repo, name.revision)

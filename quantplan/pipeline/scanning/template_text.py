@@ -12,12 +12,12 @@ from quantplan.artifact.results import Severity
 # (rule, severity, line, message)
 Found = tuple[str, Severity, int, str]
 
-MAX_TEMPLATE = 512 * 1024  # characters; the longest of the pinned tree has 17,000
+MAX_TEMPLATE = 256 * 1024  # characters; the longest of the pinned tree's has 16,714
 _URL = re.compile(r"\b(?:https?|ftp|wss?)://[^\s'\"<>)}\\]{3,}|\bdata:[a-z]+/[a-z.+-]+;base64,", re.IGNORECASE)
 _SCHEMA_URL = re.compile(r"https?://json-schema\.org/", re.IGNORECASE)  # names a dialect, fetches nothing
-_BLANKS = re.compile(r"[ \t]{160,}(?=\S)|\n{40,}(?=\s*\S)")
+_BLANKS = re.compile(r"[ \t]{160,}|\n{40,}")
 _ENCODED = re.compile(r"[A-Za-z0-9+/]{120,}={0,2}|(?:\\x[0-9a-fA-F]{2}){8,}|(?:\\u[0-9a-fA-F]{4}){8,}")
-_MIXED = re.compile(r"[A-Za-z]+[\u0370-\u03ff\u0400-\u04ff]|[\u0370-\u03ff\u0400-\u04ff]+[A-Za-z]")
+_MIXED = re.compile(r"[A-Za-z][\u0370-\u03ff\u0400-\u04ff]|[\u0370-\u03ff\u0400-\u04ff][A-Za-z]")
 _ORDERS = re.compile(
     r"(?:ignore|disregard|forget|override)\s+(?:all\s+|any\s+|the\s+|your\s+)*"
     r"(?:previous|prior|above|earlier|preceding|user(?:'s|s)?)\s+\w*"
@@ -33,7 +33,7 @@ _SILENCE = re.compile(
     r"(?:\w+\s+){0,3}(?:users?|human|anyone)",
     re.IGNORECASE,
 )
-_SYNTAX = re.compile(r"\{\{.{0,2000}?\}\}|\{%.{0,2000}?%\}", re.DOTALL)
+_OPENS = re.compile(r"\{\{|\{%")
 _REACHES = re.compile(
     r"__(?:class|mro|bases?|subclasses|globals|builtins|init|import|dict|code|closure|reduce|self|getattribute)__"
     r"|\.(?:popen|subprocess|builtins|mro|f_globals|gi_frame)\b|\b(?:os|sys|subprocess)\s*\.|\|\s*attr\b"
@@ -56,6 +56,8 @@ def text_findings(text: str) -> Iterator[Found]:
         yield "template-silence", Severity.NOTE, lines.at(match.start()), f"asks the model for silence: {said!r}"
     for match in _BLANKS.finditer(text):
         n = len(match[0])
+        if text[match.end() : match.end() + 1] in ("", "\n"):
+            continue  # nothing follows
         yield "template-blanks", Severity.WARNING, lines.at(match.end()), f"goes on behind {n:,} blanks, out of sight"
     for match in _ENCODED.finditer(text):
         yield "template-encoded", Severity.WARNING, lines.at(match.start()), f"holds encoded text: {match[0][:24]}…"
@@ -68,10 +70,16 @@ def text_findings(text: str) -> Iterator[Found]:
 def syntax_findings(text: str) -> Iterator[Found]:
     """Without Jinja: constructs that can be told by their words inside {{ }} and {% %}."""
     lines = _Lines(text)
-    for block in _SYNTAX.finditer(text):
-        for match in _REACHES.finditer(block[0]):
+    at = 0
+    while opened := _OPENS.search(text, at):
+        close = "}}" if opened[0] == "{{" else "%}"
+        end = text.find(close, opened.end())
+        if end < 0:
+            return
+        for match in _REACHES.finditer(text[opened.start() : end]):
             said = match[0].strip("{%-+ ")
-            yield "template-escape", Severity.ERROR, lines.at(block.start() + match.start()), f"uses {said}"
+            yield "template-escape", Severity.ERROR, lines.at(opened.start() + match.start()), f"uses {said}"
+        at = end + 2
 
 
 def _hidden(text: str, lines: _Lines) -> Iterator[Found]:
