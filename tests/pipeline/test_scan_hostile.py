@@ -22,7 +22,7 @@ AFTER_STRUCTURE = ("NaN", "an infinite scale")
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock of a busy machine decides nothing here, the computing time does; test_scan_template.py has the clock."""
+    """A busy machine's clock decides nothing here, the computing time does; test_scan_template.py has the clock."""
     monkeypatch.setattr(templates, "WALL_S", 20.0)
 
 

@@ -93,7 +93,7 @@ def _entry(path: Path, folder: Path, root: Path) -> Entry:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:
             return Entry(name=name, n_bytes=None, odd=f"a link that leads nowhere ({type(error).__name__})")
-        if not (target.is_relative_to(root) or _is_store(target)):
+        if not (target.is_relative_to(root) or _is_store(path, target)):
             return Entry(name=name, n_bytes=None, odd=f"a link out of the folder, to {target}")
         told = target.stat()
         if target.is_dir():
@@ -103,9 +103,9 @@ def _entry(path: Path, folder: Path, root: Path) -> Entry:
     return Entry(name=name, n_bytes=told.st_size, is_executable=bool(told.st_mode & 0o111))
 
 
-def _is_store(target: Path) -> bool:
-    """Whether it is a blob of Hugging Face's own cache, whose snapshots are links, or of one of our folders."""
-    return target.parent.name == "blobs" or "quantplan" in target.parts
+def _is_store(path: Path, target: Path) -> bool:
+    """Whether it is a blob of Hugging Face's own cache, whose snapshots are links, or a GGUF of an artifact."""
+    return target.parent.name == "blobs" or path.suffix == ".gguf" == target.suffix
 
 
 class RepositoryOf:

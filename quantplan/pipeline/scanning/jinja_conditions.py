@@ -41,7 +41,11 @@ class _Taint:
 
     def __init__(self, tree: nodes.Template) -> None:
         self.said, self.when = {"content", "text"}, set(DATES)
-        assigns = [(n.target, n.node) for n in tree.find_all(nodes.Assign)]
+        assigns: list[tuple[Any, Any]] = [(n.target, n.node) for n in tree.find_all(nodes.Assign)]
+        # the pieces of a text that is taken apart; of plain content they are parts, whose text is asked for by key
+        assigns += [
+            (n.target, n.iter) for n in tree.find_all(nodes.For) if isinstance(n.iter, (nodes.Call, nodes.Filter))
+        ]
         for _ in range(8):
             before = len(self.said) + len(self.when)
             for target, value in assigns:
@@ -70,6 +74,10 @@ class _Taint:
             return self.is_said(node.node, depth + 1)
         if isinstance(node, nodes.Filter):
             inner = node.node
+            if node.name == "map" and any(
+                k.key == "attribute" and getattr(k.value, "value", "") in _MESSAGE_TEXT for k in node.kwargs
+            ):
+                return True
             if isinstance(inner, nodes.Name) and inner.name in ("messages", "message"):
                 return node.name in ("string", "tojson", "join", "pprint")
             return node.name in _SAME_TEXT and self.is_said(inner, depth + 1)

@@ -42,7 +42,7 @@ def suspects(tree: nodes.Template) -> Iterator[Suspect]:
 def words_compared(tree: nodes.Template) -> tuple[str, ...]:
     """The texts that the template compares or searches for, or hands to a filter or test: what a trigger could be."""
     found: dict[str, None] = {}
-    for node in tree.find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test)):
+    for node in tree.find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test, nodes.Dict)):
         for text in node.find_all(nodes.Const):
             if isinstance(text.value, str) and 2 <= len(text.value) <= 80 and WORD.search(text.value):
                 found[text.value] = None

@@ -120,6 +120,7 @@ def run(job: dict[str, Any]) -> None:
         tell("syntax", line=error.lineno, why=str(error.message)[:300])
         return
     found = sorted(set(suspects(tree)), key=lambda one: one[2])
+    words = words_compared(tree)  # now: compiling folds the tree's constants
     tell("parsed", suspects=found[:200])
     if not job["render"] or any(rule in ("template-escape", "template-import") for rule, *_ in found):
         return  # what reaches for Python is not run, not even here
@@ -132,7 +133,8 @@ def run(job: dict[str, Any]) -> None:
             tell("rendered", shown=shown)
             return  # it would do so again
     tell("rendered", shown=shown)
-    tell("probed", changes=[*_by_date(compiled, shown), *_by_word(compiled, words_compared(tree))])
+    by_word = _by_word(compiled, words)
+    tell("probed", changes=[*_by_date(compiled, shown), *by_word, *_by_turns(shown)])
 
 
 def _render(compiled: Any, talk: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +173,21 @@ def _by_date(compiled: Any, shown: dict[str, Any]) -> list[list[str]]:
     if later is None or before is None:
         return []
     return [["template-date", "", line] for line in _new_lines(before, later) + _new_lines(later, before)][:1]
+
+
+def _by_turns(shown: dict[str, Any]) -> list[list[str]]:
+    """Sentences that are there once more was said, and are nobody's."""
+    said = sorted({m["content"] for talk in TALKS.values() for m in talk["messages"]}, key=len, reverse=True)
+
+    def own(name: str) -> str:
+        text = str(shown[name].get("text", ""))
+        for one in said:
+            text = text.replace(one, "\n") if one else text
+        return text
+
+    before = "\n".join(own(name) for name in ("user", "user, no generation prompt", "system"))
+    new = [line for name in ("multi-turn", "system, multi-turn", "long") for line in _new_lines(before, own(name))]
+    return [["template-condition", "", new[0]]] if new else []
 
 
 def _by_word(compiled: Any, words: tuple[str, ...]) -> list[list[str]]:

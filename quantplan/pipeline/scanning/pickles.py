@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill
 MAX_OPCODES = 2_000_000
 MAX_PICKLE_BYTES = 64 * MIB
 MAX_MEMBERS = 50_000
+_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 # what torch's own loader takes with weights_only, and numpy's arrays
 _WEIGHTS = {
@@ -72,15 +74,8 @@ def scan_pickle_file(file: BinaryIO, name: str) -> Iterator[Finding]:
     ):
         said = "is packed in a way that torch does not write: scanners look past it, loaders may not"
         yield _finding("pickle-container", Severity.ERROR, said, name, offset=0)
-    elif head[:4] in (b"GGUF", b"ggml", b"tjgg", b"lmgg") or not _may_be_pickle(head):
-        return
-    else:
+    elif head[:4] not in (b"GGUF", b"ggml", b"tjgg", b"lmgg"):
         yield from _stream(file.read(MAX_PICKLE_BYTES), name, where=None)
-
-
-def _may_be_pickle(head: bytes) -> bool:
-    """Protocol 2 and later begin with PROTO; earlier ones with an opcode of a container, a name or a text."""
-    return head[:1] == b"\x80" or head[:1] in (b"(", b"c", b"]", b"}", b"S", b"V", b"I", b"i", b"F", b"L", b"N")
 
 
 def _zip(file: BinaryIO, name: str) -> Iterator[Finding]:
@@ -146,6 +141,12 @@ def _numpy(file: BinaryIO, name: str, *, where: str | None) -> Iterator[Finding]
 
 def _stream(raw: bytes, name: str, *, where: str | None, base: int = 0) -> Iterator[Finding]:
     found, broken = read_imports(raw)
+    if (
+        broken is not None
+        and raw[:1] != b"\x80"
+        and not any(one.module and _NAME.fullmatch(one.module) for one in found)
+    ):
+        return  # no pickle at all: the first opcodes say nothing
     told: set[tuple[str | None, str]] = set()
     for one in found:
         if (one.module, one.name) in told:

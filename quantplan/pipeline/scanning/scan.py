@@ -72,6 +72,9 @@ def scan(target: str, request: Request) -> Scanned:
         return _of_file(path, request, scans)
     if path.is_dir():
         return _of_files(FolderOf(path), request, scans, target=target)
+    if path.exists():
+        found = Finding(rule="scan/path", severity=Severity.ERROR, message="is no regular file", file=path.name)
+        return _told(target, (found,), request, n_files=1, numbers=False)
     return _of_repository(target, request, scans)
 
 

@@ -114,6 +114,10 @@ def _json(files: Files, name: str) -> Iterator[Finding]:
             said = f"{key} names code of the repository: {json.dumps(value[key])[:120]}"
             yield _finding("remote-code", Severity.WARNING, said, name, where=key, line=_line(raw, key),
                            help_="read that code before you allow it")  # fmt: skip
+    for key in ("_attn_implementation", "attn_implementation", "_experts_implementation"):
+        if isinstance(value.get(key), str) and "/" in str(value[key]):
+            said = f"{key} names a kernel to be fetched from the hub and run: {str(value[key])[:80]!r}"
+            yield _finding("remote-code", Severity.WARNING, said, name, where=key, line=_line(raw, key))
     yield from _paths(value, name, raw)
     yield from _texts({k: v for k, v in value.items() if k != "chat_template"}, name, raw)
 

@@ -157,7 +157,8 @@ def _read(told: Sequence[dict[str, Any]], done: Completed | None, place: _Place)
         return found, None
     found += _of_prompts(shown, place)
     for rule, word, line in stages.get("probed", {}).get("changes", ()):
-        cause = f"once {word!r} is said" if word else "on some days"
+        silent = "once more turns are there" if rule == "template-condition" else "on some days"
+        cause = f"once {word!r} is said" if word else silent
         found.append(place.finding(rule, Severity.ERROR, f"adds to the prompt {cause}: {line!r}"))
     return found, {name: one["text"] for name, one in shown.items() if "text" in one}
 
