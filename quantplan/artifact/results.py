@@ -36,7 +36,8 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing found by a check that is no number: of a gate, a scan or a lint. `help` is what to do about it."""
+    """One thing found by a check that is no number: of a gate, a scan or a lint. `help` is what to do about it; `where`
+    is a key, tensor or member inside the file, `offset` a byte of it."""
 
     rule: str  # gate/missing-result, scan/not-finite, lint/unpinned …
     severity: Severity
@@ -44,6 +45,8 @@ class Finding:
     file: str | None = None
     line: int | None = None
     help: str | None = None
+    where: str | None = None
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

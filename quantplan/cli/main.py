@@ -11,6 +11,7 @@ import click
 
 from quantplan import __version__
 from quantplan.cli.hints import hint_for
+from quantplan.cli.printable import printable
 from quantplan.errors import ExitCode, QuantplanError
 
 # name -> (module, one line of help): help is listed without importing a command.
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "quantplan.cli.pull",
         "Take a finished GGUF: choose, download, check, scan, judge; a receipt as of build.",
     ),
+    "scan": ("quantplan.cli.scan", "What could hurt in a model from a stranger: structure, template, pickles, code."),
     "verify": ("quantplan.cli.verify", "Check an artifact offline: files, hashes, signature, receipt, results."),
     "sign": ("quantplan.cli.sign", "Sign an artifact with a key, in the OpenSSF's model-signing format."),
     "list": ("quantplan.cli.list", "Artifacts, downloads, toolchains and other files of quantplan, with sizes."),
@@ -139,9 +141,9 @@ def _tell(error: QuantplanError, args: list[str]) -> int:
 
         name = _command_name(args)
         click.echo(render(failure(name, error, hint=hint), one_line=name in STREAMS))
-    click.echo(f"Error: {_printable(str(error))}", err=True)
+    click.echo(f"Error: {printable(str(error))}", err=True)
     if hint:
-        click.echo(f"Hint: {_printable(hint)}", err=True)
+        click.echo(f"Hint: {printable(hint)}", err=True)
     return int(error.exit_code)
 
 
@@ -158,11 +160,6 @@ def _tell_usage(error: click.UsageError, args: list[str]) -> int:
 
         told = failure(_command_name(args), Usage(error.format_message()), hint=f"{path} --help")
         click.echo(render(told))
-    click.echo(f"Error: {_printable(error.format_message())}", err=True)
+    click.echo(f"Error: {printable(error.format_message())}", err=True)
     click.echo(f"Hint: {path} --help", err=True)
     return int(ExitCode.USAGE)
-
-
-def _printable(text: str) -> str:
-    """Text without terminal control characters: names in files are somebody else's input."""
-    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)

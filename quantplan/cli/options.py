@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from quantplan.cli.printable import printable
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -55,19 +57,19 @@ def emit(
     engine: object | None = None,
     ok: bool = True,
 ) -> None:
-    """The result on stdout, as text or as JSON; warnings on stderr."""
+    """The result on stdout, as text or as JSON; warnings on stderr. Neither can steer a terminal."""
     for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {printable(warning)}", err=True)
     if as_json:
         from quantplan.report.document import render, success
 
         text = render(success(command, data, warnings=warnings, engine=engine, ok=ok))
-    click.echo(text)
+    click.echo(text if as_json else printable(text))
 
 
 def say(text: str) -> None:
     """One line of progress, on stderr: stdout is the result only."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def preset(given: str) -> str:

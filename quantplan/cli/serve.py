@@ -11,6 +11,7 @@ import click
 
 from quantplan.cli.gateway import gateway_options, serve_with_gateway
 from quantplan.cli.options import say
+from quantplan.cli.printable import printable
 
 if TYPE_CHECKING:
     from quantplan.cli.event_stream import EventStream
@@ -168,7 +169,7 @@ def _run(
             _tell_ready(supervisor, served, launch, tools, as_json=options.as_json)
             events.open()
             if options.prompt is not None:
-                click.echo(chat(launch.url, options.prompt, max_tokens=64, key=launch.key))
+                click.echo(printable(chat(launch.url, options.prompt, max_tokens=64, key=launch.key)))
                 supervisor.stop()
         supervisor.run()
     say("stopped")

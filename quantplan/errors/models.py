@@ -38,12 +38,16 @@ class ChooseFile(QuantplanError):
 
 
 class BadModelFile(QuantplanError):
-    """A model file or folder that cannot be what it claims to be."""
+    """A model file or folder that cannot be what it claims to be. `rule` is which rule of its format it breaks, as a
+    scan names it (docs/scan.md); `where` the key or tensor."""
 
-    def __init__(self, *, path: str | Path, why: str, offset: int | None = None) -> None:
+    def __init__(
+        self, *, path: str | Path, why: str, offset: int | None = None, rule: str | None = None,
+        where: str | None = None,
+    ) -> None:  # fmt: skip
         at = f" (at byte {offset})" if offset is not None else ""
         super().__init__(f"{path}: {why}{at}")
-        self.path, self.why, self.offset = str(path), why, offset
+        self.path, self.why, self.offset, self.rule, self.where = str(path), why, offset, rule, where
 
 
 class UnsupportedArchitecture(QuantplanError):

@@ -74,17 +74,23 @@ class Window:
     def offset(self) -> int:
         return self._base + self._pos
 
-    def fail(self, why: str, *, offset: int | None = None) -> NoReturn:
-        where = self.offset if offset is None else offset
-        raise BadModelFile(path=self._source.name, why=f"{self.what}: {why}", offset=where)
+    def fail(self, why: str, *, rule: str, offset: int | None = None) -> NoReturn:
+        at = self.offset if offset is None else offset
+        raise BadModelFile(
+            path=self._source.name, why=f"{self.what}: {why}", offset=at, rule=rule, where=self.what
+        )  # fmt: skip
 
-    def check_remaining(self, n_bytes: int, why: str, *, offset: int) -> None:
+    def check_remaining(self, n_bytes: int, why: str, *, offset: int, rule: str = "gguf-length") -> None:
         """Refuses a declared length that the file, or any sane header, cannot hold."""
         end, size = self.offset + n_bytes, self._source.size
         if size is not None and end > size:
-            self.fail(f"{why}, but the file has {max(0, size - self.offset):,} bytes left", offset=offset)
+            self.fail(f"{why}, but the file has {max(0, size - self.offset):,} bytes left", rule=rule, offset=offset)
         if end > self._limit:
-            self.fail(f"{why}, which makes a header of more than {self._limit >> 20} MiB", offset=offset)
+            self.fail(
+                f"{why}, which makes a header of more than {self._limit >> 20} MiB",
+                rule="gguf-too-large",
+                offset=offset,
+            )
 
     def take(self, n_bytes: int) -> bytes:
         """The next n_bytes. Callers check a declared length first: this allocates it."""
@@ -142,16 +148,18 @@ class Window:
             if at + 8 + length > len(buffer):
                 self._pos = at + 8
                 self.check_remaining(length, f"a string of {length:,} bytes", offset=self._base + at)
-                self.fail(f"a string of {length:,} bytes", offset=self._base + at)  # only where the limit just fits
+                self.fail(
+                    f"a string of {length:,} bytes", rule="gguf-length", offset=self._base + at
+                )  # only where the limit just fits
             at += 8 + length
 
     def _fill(self, n_bytes: int, *, certain: int) -> None:
         """Makes n_bytes available at the cursor."""
         offset, kept = self.offset, self._buffer[self._pos :]
-        self.check_remaining(n_bytes, f"needs {n_bytes:,} bytes", offset=offset)
+        self.check_remaining(n_bytes, f"needs {n_bytes:,} bytes", offset=offset, rule="gguf-truncated")
         missing = n_bytes - len(kept)
         certain = max(missing, certain - len(kept) + self.certain_after)
         self._buffer = kept + self._source.read(offset + len(kept), missing, certain=certain)
         self._base, self._pos = offset, 0
         if len(self._buffer) < n_bytes:
-            self.fail(f"needs {n_bytes:,} bytes, but the file ends", offset=offset)
+            self.fail(f"needs {n_bytes:,} bytes, but the file ends", rule="gguf-truncated", offset=offset)

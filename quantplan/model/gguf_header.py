@@ -102,7 +102,7 @@ def parse_gguf_header(source: ByteSource) -> GgufHeader:
         key = _read_name(window, max_bytes=MAX_KEY_BYTES)
         window.what = f"key {key!r}"
         if key in metadata:
-            window.fail("is there twice", offset=at)
+            window.fail("is there twice", rule="gguf-duplicate-key", offset=at)
         metadata[key] = values.read(key)
     alignment = _alignment(window, metadata, values.types)
     tensors = tuple(_read_tensors(window, n_tensors, alignment))
@@ -124,21 +124,24 @@ def _read_counts(window: Window) -> tuple[int, int, int]:
     magic = window.take(4)
     if magic != b"GGUF":
         shown = "".join(chr(c) if 32 <= c < 127 else "?" for c in magic)
-        window.fail(f"this is not a GGUF file: it starts with '{shown}'", offset=0)
+        window.fail(f"this is not a GGUF file: it starts with '{shown}'", rule="gguf-magic", offset=0)
     (version,) = window.unpack(_U32)
     if version and version & 0xFFFF == 0:
-        window.fail("this is a big-endian GGUF file, which the engine does not read on this host", offset=4)
+        window.fail(
+            "this is a big-endian GGUF file, which the engine does not read on this host", rule="gguf-endian", offset=4
+        )
     if version not in (2, 3):
-        window.fail(f"GGUF version {version} is not supported (2 and 3 are)", offset=4)
+        window.fail(f"GGUF version {version} is not supported (2 and 3 are)", rule="gguf-version", offset=4)
     n_tensors, n_keys = window.unpack(_COUNTS)
-    window.check_remaining(n_keys * _SMALLEST_KEY, f"declares {n_keys:,} keys", offset=16)
+    window.check_remaining(n_keys * _SMALLEST_KEY, f"declares {n_keys:,} keys", offset=16, rule="gguf-counts")
     if n_keys > MAX_KEYS:
-        window.fail(f"declares {n_keys:,} keys, more than {MAX_KEYS:,}", offset=16)
+        window.fail(f"declares {n_keys:,} keys, more than {MAX_KEYS:,}", rule="gguf-counts", offset=16)
     window.check_remaining(
-        n_tensors * _SMALLEST_TENSOR + n_keys * _SMALLEST_KEY, f"declares {n_tensors:,} tensors", offset=8
-    )
+        n_tensors * _SMALLEST_TENSOR + n_keys * _SMALLEST_KEY, f"declares {n_tensors:,} tensors", offset=8,
+        rule="gguf-counts",
+    )  # fmt: skip
     if n_tensors > MAX_TENSORS:
-        window.fail(f"declares {n_tensors:,} tensors, more than {MAX_TENSORS:,}", offset=8)
+        window.fail(f"declares {n_tensors:,} tensors, more than {MAX_TENSORS:,}", rule="gguf-counts", offset=8)
     return version, n_tensors, n_keys
 
 
@@ -147,14 +150,14 @@ def _read_name(window: Window, *, max_bytes: int) -> str:
     at = window.offset
     (length,) = window.unpack(_U64)
     if not 0 < length <= max_bytes:
-        window.fail(f"its name has {length:,} bytes, not 1 to {max_bytes:,}", offset=at)
-    window.check_remaining(length, f"its name has {length:,} bytes", offset=at)
+        window.fail(f"its name has {length:,} bytes, not 1 to {max_bytes:,}", rule="gguf-name", offset=at)
+    window.check_remaining(length, f"its name has {length:,} bytes", offset=at, rule="gguf-name")
     try:
         name = str(window.take(length), "utf-8")
     except UnicodeDecodeError:
-        window.fail("its name is not UTF-8", offset=at)
+        window.fail("its name is not UTF-8", rule="gguf-text", offset=at)
     if not name.isprintable():
-        window.fail(f"its name {name!r} has control characters", offset=at)
+        window.fail(f"its name {name!r} has control characters", rule="terminal", offset=at)
     return name
 
 
@@ -162,9 +165,9 @@ def _alignment(window: Window, metadata: Mapping[str, object], types: Mapping[st
     window.what = "key 'general.alignment'"
     value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if types.get("general.alignment", 4) != 4 or not isinstance(value, int):
-        window.fail("is not a UINT32")
+        window.fail("is not a UINT32", rule="gguf-alignment")
     if value == 0 or value & (value - 1):
-        window.fail(f"{value} is not a power of two")
+        window.fail(f"{value} is not a power of two", rule="gguf-alignment")
     return value
 
 
@@ -180,20 +183,22 @@ def _read_tensors(window: Window, n_tensors: int, alignment: int) -> Iterator[Gg
         name = _read_name(window, max_bytes=MAX_NAME_BYTES)
         window.what = f"tensor {name!r}"
         if name in seen:
-            window.fail("is there twice", offset=at)
+            window.fail("is there twice", rule="gguf-duplicate-tensor", offset=at)
         seen.add(name)
         (n_dims,) = window.unpack(_U32)
         if not 1 <= n_dims <= MAX_DIMS:
-            window.fail(f"has {n_dims:,} dimensions, not 1 to {MAX_DIMS}", offset=at)
+            window.fail(f"has {n_dims:,} dimensions, not 1 to {MAX_DIMS}", rule="gguf-dims", offset=at)
         *shape, kind, offset = window.unpack(_TAIL_STRUCTS[n_dims])
         layout = types.get(kind)
         if layout is None:
-            window.fail(f"has the unknown ggml type {kind}", offset=at)
+            window.fail(f"has the unknown ggml type {kind}", rule="gguf-tensor-type", offset=at)
         n_bytes = _tensor_bytes(window, shape, layout, at=at)
         if expected + n_bytes >= 2**63:
-            window.fail(f"ends at byte {expected + n_bytes:,} of the data, beyond any file", offset=at)
+            window.fail(
+                f"ends at byte {expected + n_bytes:,} of the data, beyond any file", rule="gguf-overflow", offset=at
+            )
         if offset != expected:
-            window.fail(_misplaced(offset, expected, alignment), offset=at)
+            window.fail(_misplaced(offset, expected, alignment), rule="gguf-offset", offset=at)
         yield GgufTensor(name=name, shape=tuple(shape), type_name=layout.name, offset=offset, n_bytes=n_bytes)
         expected = pad(offset + n_bytes, alignment)
 
@@ -201,9 +206,9 @@ def _read_tensors(window: Window, n_tensors: int, alignment: int) -> Iterator[Gg
 def _tensor_bytes(window: Window, shape: list[int], layout: GgmlType, *, at: int) -> int:
     n_elements = prod(shape)
     if not 0 < n_elements < 2**63:
-        window.fail(f"has the impossible shape {tuple(shape)}", offset=at)
+        window.fail(f"has the impossible shape {tuple(shape)}", rule="gguf-shape", offset=at)
     if shape[0] % layout.block_size:
-        window.fail(f"rows of {shape[0]:,} are no whole number of {layout.name} blocks", offset=at)
+        window.fail(f"rows of {shape[0]:,} are no whole number of {layout.name} blocks", rule="gguf-shape", offset=at)
     return n_elements // layout.block_size * layout.type_size
 
 
@@ -225,5 +230,6 @@ def _check_inside(window: Window, tensors: tuple[GgufTensor, ...], *, data_offse
         window.what = f"tensor {first_out.name!r}"
         window.fail(
             f"its data ends beyond the file: {end:,} bytes are needed, the file has {file_bytes:,} (is it truncated?)",
+            rule="gguf-data-end",
             offset=data_offset + first_out.offset,
         )

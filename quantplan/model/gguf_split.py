@@ -42,7 +42,7 @@ def read_split(
     names = shard_names(name)
     if len(names) != n_shards:
         why = f"is one of {n_shards} shards, but its name does not end in -00001-of-{n_shards:05d}.gguf"
-        raise BadModelFile(path=_at(where, name), why=why)
+        raise BadModelFile(path=_at(where, name), why=why, rule="gguf-split")
     others = [shard for shard in names if shard != name]
     headers = read_all(others) if read_all is not None else map(read, others)
     shards = []
@@ -52,9 +52,11 @@ def read_split(
             header = given if shard == name else next(headers)
         except BadModelFile as error:
             why = f"shard {i + 1} of {n_shards}: {error.why}"
-            raise BadModelFile(path=path, why=why, offset=error.offset) from None
+            raise BadModelFile(
+                path=path, why=why, offset=error.offset, rule=error.rule or "gguf-split", where=error.where
+            ) from None
         if _count(header, "split.no", path=path) != i or _count(header, "split.count", path=path) != n_shards:
-            raise BadModelFile(path=path, why=f"does not say that it is shard {i + 1} of {n_shards}")
+            raise BadModelFile(path=path, why=f"does not say that it is shard {i + 1} of {n_shards}", rule="gguf-split")
         shards.append(header)
     return _merge(shards, path=_at(where, names[0]))
 
@@ -64,12 +66,16 @@ def _merge(shards: list[GgufHeader], *, path: str) -> GgufHeader:
     seen: set[str] = set()
     for tensor in tensors:
         if tensor.name in seen:
-            raise BadModelFile(path=path, why=f"tensor {tensor.name!r} is in two shards")
+            raise BadModelFile(
+                path=path, why=f"tensor {tensor.name!r} is in two shards", rule="gguf-split", where=tensor.name
+            )
         seen.add(tensor.name)
     expected = _count(shards[0], "split.tensors.count", path=path)
     if expected != len(tensors):
         raise BadModelFile(
-            path=path, why=f"the shards have {len(tensors):,} tensors, split.tensors.count says {expected:,}"
+            path=path,
+            why=f"the shards have {len(tensors):,} tensors, split.tensors.count says {expected:,}",
+            rule="gguf-split",
         )
     sizes = [header.file_bytes for header in shards]
     return replace(
@@ -83,7 +89,7 @@ def _merge(shards: list[GgufHeader], *, path: str) -> GgufHeader:
 def _count(header: GgufHeader, key: str, *, path: str) -> int:
     value = header.metadata.get(key, 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 2**31:
-        raise BadModelFile(path=path, why=f"key {key!r} is {value!r}, not a count")
+        raise BadModelFile(path=path, why=f"key {key!r} is {value!r}, not a count", rule="gguf-split", where=key)
     return value
 
 

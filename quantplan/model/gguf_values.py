@@ -55,12 +55,12 @@ class Values:
         if kind == _ARRAY:
             return self._array(key)
         if kind not in _SCALARS:
-            window.fail(f"has the unknown value type {kind}", offset=at)
+            window.fail(f"has the unknown value type {kind}", rule="gguf-value-type", offset=at)
         (value,) = window.unpack(_SCALAR_STRUCTS[kind])
         if kind != _BOOL:
             return value
         if value > 1:
-            window.fail(f"is a BOOL with the value {value}", offset=at)
+            window.fail(f"is a BOOL with the value {value}", rule="gguf-bool", offset=at)
         return bool(value)
 
     def _text(self, *, keep: bool) -> str | ArrayInfo:
@@ -74,7 +74,7 @@ class Values:
         try:
             text = str(window.take(length), "utf-8")
         except UnicodeDecodeError as error:
-            window.fail("its text is not UTF-8", offset=at + 8 + error.start)
+            window.fail("its text is not UTF-8", rule="gguf-text", offset=at + 8 + error.start)
         if not text.isprintable():
             _refuse_control_characters(window, text, at)
         return text
@@ -83,9 +83,9 @@ class Values:
         window, at = self._window, self._window.offset
         kind, n = window.unpack(_ARRAY_HEAD)
         if kind == _ARRAY:
-            window.fail("is an array of arrays, which the engine does not read", offset=at)
+            window.fail("is an array of arrays, which the engine does not read", rule="gguf-value-type", offset=at)
         if kind != _STRING and kind not in _SCALARS:
-            window.fail(f"is an array of the unknown value type {kind}", offset=at)
+            window.fail(f"is an array of the unknown value type {kind}", rule="gguf-value-type", offset=at)
         name, code = _SCALARS.get(kind, ("STRING", ""))
         size = 8 if kind == _STRING else _SCALAR_STRUCTS[kind].size
         window.check_remaining(n * size, f"an array of {n:,} {name}", offset=at)
@@ -100,13 +100,16 @@ class Values:
         if kind != _BOOL:
             return values
         if any(value > 1 for value in values):
-            window.fail(f"is an array of BOOL with the value {max(values)}", offset=at)
+            window.fail(f"is an array of BOOL with the value {max(values)}", rule="gguf-bool", offset=at)
         return tuple(map(bool, values))
 
     def _strings(self, n: int, *, keep: bool, offset: int) -> tuple[object, ...] | ArrayInfo:
         self._strings_left -= n
         if self._strings_left < 0:
-            self._window.fail(f"an array of {n:,} STRING: more than {MAX_STRINGS:,} in one header", offset=offset)
+            self._window.fail(
+                f"an array of {n:,} STRING: more than {MAX_STRINGS:,} in one header", rule="gguf-too-large",
+                offset=offset,
+            )  # fmt: skip
         if not keep:
             self._window.skip_strings(n)
             return ArrayInfo(type_name="STRING", n=n)
@@ -119,4 +122,6 @@ def _refuse_control_characters(window: Window, text: str, at: int) -> None:
     for i, char in enumerate(text):
         if (char < " " and char not in "\t\n\v\f\r") or "\x7f" <= char <= "\x9f":
             inside = len(text[:i].encode())
-            window.fail(f"its text has the control character U+{ord(char):04X}", offset=at + 8 + inside)
+            window.fail(
+                f"its text has the control character U+{ord(char):04X}", rule="terminal", offset=at + 8 + inside
+            )

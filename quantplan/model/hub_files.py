@@ -58,7 +58,7 @@ def _kept_repository(cache: HubCache, repo: str, commit: str) -> Repository | No
         return None
     try:
         files = tuple(HubFile(**file) for file in kept.pop("files"))
-        return Repository(files=files, **kept)
+        return Repository(files=files, unsafe=tuple(kept.pop("unsafe", ())), **kept)
     except (KeyError, TypeError):
         return None
 
@@ -107,10 +107,10 @@ class HubFiles:
         ranges, size = self._hub.ranges(self.repository.id, self.repository.commit, name), self._sizes[name]
         label = f"{self.repository.id}/{name}"
         first = FIRST_READ_BYTES if expected_bytes is None else min(expected_bytes + SLACK_BYTES, MAX_FIRST_READ_BYTES)
-        raw = _read_range(ranges, 0, min(first, size or first))
+        raw = read_range(ranges, 0, min(first, size or first))
         end = 8 + header_length(raw, name=label, file_bytes=size)
         if end > len(raw):
-            raw += _read_range(ranges, len(raw), end)
+            raw += read_range(ranges, len(raw), end)
         return parse_safetensors_header(raw[8:end], name=label, file_bytes=size)
 
     def gguf_header(self, name: str) -> GgufHeader:
@@ -138,7 +138,7 @@ class HubFiles:
         return header
 
 
-def _read_range(ranges: OpenRange, start: int, end: int) -> bytes:
+def read_range(ranges: OpenRange, start: int, end: int) -> bytes:
     """Those bytes. An answer that is read to its end leaves its connection for the next request."""
     content = bytearray()
     with ranges(start, end) as answer:

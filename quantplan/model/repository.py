@@ -57,6 +57,7 @@ class Repository:
     licence: str | None = None
     gated: bool = False
     base_model: str | None = None  # as its card tells: what this was made from
+    unsafe: tuple[str, ...] = ()  # names of files that would leave their folder: never read, only told
 
     def file(self, name: str) -> HubFile:
         """Raises HubFileNotFound."""
@@ -71,6 +72,7 @@ def repository_of(info: Any, *, asked: str, url: str) -> Repository:
     commit = str(info.sha)
     if not _COMMIT.fullmatch(commit):
         raise HubFailed(url=url, status=200, why="without a commit")
+    names = [s.rfilename for s in info.siblings or () if isinstance(s.rfilename, str)]
     files = (
         HubFile(
             name=s.rfilename,
@@ -88,6 +90,7 @@ def repository_of(info: Any, *, asked: str, url: str) -> Repository:
         licence=_licence(info),
         gated=bool(info.gated),
         base_model=_base_model(info),
+        unsafe=tuple(n[:300] for n in names if not is_safe_name(n)),
     )
 
 

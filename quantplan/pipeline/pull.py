@@ -18,7 +18,8 @@ from quantplan.errors import BadArtifact
 from quantplan.model.read import read_model
 from quantplan.pipeline.label import LabelCheck, check_label
 from quantplan.pipeline.link import Linked, link_file
-from quantplan.pipeline.scan import scan_structure
+from quantplan.pipeline.scanning.gguf_file import TemplateScans, scan_header
+from quantplan.pipeline.scanning.structure import read_structure
 from quantplan.pipeline.steps import PARTIAL
 from quantplan.pipeline.verdict import Judgement
 
@@ -110,13 +111,15 @@ def pull(
 
 
 def scan_all(found: Finished) -> tuple[Finding, ...]:
-    """The scan of the model, and of a projector beside it."""
+    """Structure, metadata and template of the model, and of a projector beside it."""
     scanned: list[Finding] = []
+    scans = TemplateScans()
     for path, name in zip(found.files, found.names, strict=True):
-        if path == found.files[0]:
-            scanned += scan_structure(path)
-        elif name.startswith("mmproj-"):  # a projector has no blocks of a known architecture
-            scanned += [one for one in scan_structure(path) if one.rule == "scan/structure"]
+        if path == found.files[0] or name.startswith("mmproj-"):
+            header, told = read_structure(path)
+            scanned += told
+            if header is not None:
+                scanned += scan_header(header, path.name, scans=scans, find_base=lambda _: None)
     return tuple(scanned)
 
 

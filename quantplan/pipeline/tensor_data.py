@@ -60,13 +60,14 @@ def not_finite(path: Path, header: GgufHeader | None = None) -> tuple[BadTensor,
         shard = told.shards[tensor.shard] if told.shards else None
         file = path.parent / Path(shard.path).name if shard else path
         start = (shard.data_offset if shard else told.data_offset) + tensor.offset
-        bad = _check(file, tensor, start)
+        bad = check_tensor(file, tensor, start)
         if bad is not None:
             found.append(bad)
     return tuple(found)
 
 
-def _check(file: Path, tensor: GgufTensor, start: int) -> BadTensor | None:
+def check_tensor(file: Path, tensor: GgufTensor, start: int) -> BadTensor | None:
+    """One tensor, whose data starts at that byte of the file; None where it is sound."""
     import numpy as np
 
     if tensor.type_name in INTEGERS:

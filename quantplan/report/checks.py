@@ -43,6 +43,8 @@ class Check:
     file: str | None = None
     line: int | None = None
     help: str | None = None
+    where: str | None = None
+    offset: int | None = None
 
     @property
     def words(self) -> str:
@@ -132,6 +134,8 @@ def _of_finding(finding: Finding, *, artifact: str, file: str | None) -> Check:
         file=finding.file or file,
         line=finding.line,
         help=finding.help,
+        where=finding.where,
+        offset=finding.offset,
     )
 
 

@@ -83,22 +83,30 @@ def _result(check: Check, rules: Sequence[str]) -> dict[str, Any]:
         "kind": "open" if open_ else "fail",
         "level": level,
         "message": {"text": words},
-        "locations": [
-            {
-                "physicalLocation": {
-                    "artifactLocation": {"uri": uri_of(check.file or NO_FILE)},
-                    "region": {"startLine": check.line or 1},
-                }
-            }
-        ],
+        "locations": [_location(check)],
         "partialFingerprints": {"quantplanCheck/v1": _fingerprint(check)},
         "properties": {"verdict": check.verdict.value, "artifact": check.artifact},
     }
 
 
+def _location(check: Check) -> dict[str, Any]:
+    """The file with line and byte, and the key, tensor or member inside it as a logical location."""
+    region: dict[str, Any] = {"startLine": check.line or 1}
+    if check.offset is not None:
+        region["byteOffset"] = check.offset
+    told: dict[str, Any] = {
+        "physicalLocation": {"artifactLocation": {"uri": uri_of(check.file or NO_FILE)}, "region": region}
+    }
+    if check.where:
+        told["logicalLocations"] = [{"fullyQualifiedName": check.where}]
+    return told
+
+
 def _fingerprint(check: Check) -> str:
     """The same check of the same artifact is the same alert, whatever the figure."""
     place = f"{check.rule}\0{check.title}\0{check.artifact}\0{check.file}\0{check.line}"
+    if check.where or check.offset is not None:
+        place += f"\0{check.where}\0{check.offset}"
     return hashlib.sha256(place.encode()).hexdigest()[:32]
 
 
