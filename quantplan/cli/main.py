@@ -30,6 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "verify": ("quantplan.cli.verify", "Check an artifact offline: files, hashes, signature, receipt, results."),
     "sign": ("quantplan.cli.sign", "Sign an artifact with a key, in the OpenSSF's model-signing format."),
+    "push": (
+        "quantplan.cli.push",
+        "Publish an artifact on the hub: files, receipt, results and a card that tells them.",
+    ),
     "list": ("quantplan.cli.list", "Artifacts, downloads, toolchains and other files of quantplan, with sizes."),
     "rm": ("quantplan.cli.rm", "Delete an artifact, or something of the cache that no artifact needs."),
     "gc": ("quantplan.cli.gc", "Delete what nothing needs any more: old work folders, downloads, broken rests."),
