@@ -132,6 +132,11 @@ def _bad_job(error: errors.QuantplanError) -> str:
     return 'a line is {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}'
 
 
+def _fleet_refused(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.FleetRefused)
+    return hint_for(error.refusals[0][1]) or "quantplan fleet check FILE says it again without building"
+
+
 def _nothing_fits(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.NothingFits | errors.Contradiction)
     if not error.changes:
@@ -226,6 +231,8 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HistoryUnreadable, "move the file away; quantplan history --add FOLDER records artifacts in a new one"),
     (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),
     (errors.BadKeyFile, _gateway_keys),
+    (errors.FleetRefused, _fleet_refused),
+    (errors.BadFleet, "docs/fleet.md shows a build file, key by key; quantplan fleet check FILE looks at it alone"),
     (errors.BadJob, _bad_job),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
 )

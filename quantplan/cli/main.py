@@ -21,6 +21,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rehearse": ("quantplan.cli.rehearse", "Start the server as planned on a model without weights, and measure."),
     "bench": ("quantplan.cli.bench", "How fast this host really is: corrects every later prediction."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
+    "fleet": (
+        "quantplan.cli.fleet",
+        "Many models and presets from one build file: run here, or export to a CI or cluster.",
+    ),
     "compare": ("quantplan.cli.compare", "Artifacts of one source side by side: size, quality, speed, memory."),
     "history": ("quantplan.cli.history", "What was built and measured here, and what became worse since it passed."),
     "report": ("quantplan.cli.report", "Results for a CI: JUnit XML, SARIF, annotations, Markdown."),

@@ -29,6 +29,7 @@ from quantplan.errors.building import (
     ToolFailed,
     ToolMissing,
 )
+from quantplan.errors.fleets import BadFleet, FleetRefused
 from quantplan.errors.hub import (
     HubContentDiffers,
     HubError,
@@ -85,6 +86,7 @@ __all__ = [
     "AmbiguousGpu",
     "BadArtifact",
     "BadConfig",
+    "BadFleet",
     "BadJob",
     "BadKeyFile",
     "BadModelFile",
@@ -101,6 +103,7 @@ __all__ = [
     "DoesNotFit",
     "ExitCode",
     "ExtraMissing",
+    "FleetRefused",
     "HistoryUnreadable",
     "HoldsGgufOnly",
     "HoldsNoGguf",

@@ -84,7 +84,7 @@ class Push:
         HubNameTaken or another HubError.
         """
         artifact = self._artifact()
-        repo = self._writable()
+        repo = self.writable()
         with tempfile.TemporaryDirectory(prefix="quantplan-push-") as place:
             remote = self._remote(repo, Path(place) / "there")
             same, theirs_stays = self._compare(remote, artifact)
@@ -141,7 +141,7 @@ class Push:
         objection = gate_objection(artifact)
         return (f"publishing what is not validated, as asked: {objection}",) if objection else ()
 
-    def _writable(self) -> str:
+    def writable(self) -> str:
         """The whole name of a repository that the token may write to, or make."""
         asked = self._target.repo
         account = self._writer.account(asked)
