@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantplan.cli.fleet_export import command as export
 from quantplan.cli.options import emit, json_option, say
 
 if TYPE_CHECKING:
@@ -134,3 +135,6 @@ def _table(ends: tuple[EntryEnd, ...]) -> str:
         )
     good = sum(end.good for end in ends)
     return "\n".join([*lines, f"{good} of {len(ends)} passed"])
+
+
+command.add_command(export)
