@@ -80,11 +80,13 @@ def anonymous(pid: int) -> int:
 
 
 def is_build(process: psutil.Process) -> bool:
+    """A build, not what it has just forked to become a tool."""
     try:
-        words = process.cmdline()
+        parent = process.parent()
+        words, above = process.cmdline(), parent.cmdline() if parent else []
     except psutil.Error:
         return False
-    return words[1:4] == ["-m", "quantplan", "build"]
+    return words[1:4] == ["-m", "quantplan", "build"] and above[1:4] != words[1:4]
 
 
 def model_files(place: Path, *, synthetic: bool, seed: int) -> dict[str, bytes]:

@@ -145,13 +145,16 @@ def _disk_plan(planned: Planned, fleet: Fleet, budget: Budget) -> DiskPlan:
 
 
 def _check_budget(fleet: Fleet, needs: list[UnitNeed], budget: Budget) -> None:
-    """One after the other, all must fit. Raises NoDiskSpace or DoesNotFit."""
+    """One after the other, all must fit. Raises FleetTooLarge."""
     at_least = most_at_once(needs, 1)
     if at_least > budget.disk_bytes:
-        raise errors.NoDiskSpace(path=fleet.output, need_bytes=at_least, free_bytes=budget.disk_bytes)
+        raise errors.FleetTooLarge(
+            path=fleet.path, what="one build after the other", kind_of="disk", need_bytes=at_least,
+            allowed_bytes=budget.disk_bytes,
+        )  # fmt: skip
     for need in needs:
         if (need.memory_bytes or 0) > budget.memory_bytes:
-            what = f"the build of {need.unit.name}"
-            raise errors.DoesNotFit(
-                device="this host", need_bytes=need.memory_bytes or 0, free_bytes=budget.memory_bytes, what=what
-            )
+            raise errors.FleetTooLarge(
+                path=fleet.path, what=f"the build of {need.unit.name}", kind_of="memory",
+                need_bytes=need.memory_bytes or 0, allowed_bytes=budget.memory_bytes,
+            )  # fmt: skip

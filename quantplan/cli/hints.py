@@ -232,6 +232,7 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),
     (errors.BadKeyFile, _gateway_keys),
     (errors.FleetRefused, _fleet_refused),
+    (errors.FleetTooLarge, "raise max_disk or max_memory, free some, or build fewer at a time: --only ID"),
     (errors.BadFleet, "docs/fleet.md shows a build file, key by key; quantplan fleet check FILE looks at it alone"),
     (errors.BadJob, _bad_job),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),

@@ -29,7 +29,7 @@ from quantplan.errors.building import (
     ToolFailed,
     ToolMissing,
 )
-from quantplan.errors.fleets import BadFleet, FleetRefused
+from quantplan.errors.fleets import BadFleet, FleetRefused, FleetTooLarge
 from quantplan.errors.hub import (
     HubContentDiffers,
     HubError,
@@ -104,6 +104,7 @@ __all__ = [
     "ExitCode",
     "ExtraMissing",
     "FleetRefused",
+    "FleetTooLarge",
     "HistoryUnreadable",
     "HoldsGgufOnly",
     "HoldsNoGguf",

@@ -28,3 +28,14 @@ class FleetRefused(QuantplanError):
         super().__init__(f"{path}: {len(refusals)} build(s) cannot be made, and nothing was begun:{said}")
         self.path, self.refusals = str(path), tuple(refusals)
         self.exit_code = refusals[0][1].exit_code  # type: ignore[misc]
+
+
+class FleetTooLarge(QuantplanError):
+    """More disk or memory than is allowed or there, also with one build after the other."""
+
+    exit_code = ExitCode.DOES_NOT_FIT
+
+    def __init__(self, *, path: str | Path, what: str, kind_of: str, need_bytes: int, allowed_bytes: int) -> None:
+        need, allowed = -(-need_bytes // 1024**2), allowed_bytes // 1024**2
+        super().__init__(f"{path}: {what} needs {need:,} MiB of {kind_of}, and {allowed:,} MiB are allowed and free")
+        self.path, self.need_bytes, self.allowed_bytes = str(path), need_bytes, allowed_bytes
