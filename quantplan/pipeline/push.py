@@ -199,7 +199,7 @@ class Push:
         others = [one for one in (remote.artifacts() if remote else ()) if one.folder.name != own.folder.name]
         both = sorted((*others, read_artifact(place / own.folder.name)), key=lambda one: one.folder.name)
         text = own.folder / CARD
-        licence = licence_of(text.read_text(encoding="utf-8") if text.is_file() else None)
+        licence = licence_of(own.receipt, text.read_text(encoding="utf-8") if text.is_file() else None)
         before = remote.card if remote else None
         return repository_card(repo, both, before=before, licence=licence, base=self._target.base_model)
 

@@ -23,9 +23,10 @@ _TAGS = ("gguf", "quantized", "quantplan")
 
 
 def base_of(receipt: Receipt) -> str | None:
-    """What an artifact was made from, where that is a repository of the hub."""
+    """What an artifact was made from, where that is a repository of the hub. A pulled file was made by somebody else,
+    of what its receipt does not know."""
     repo = receipt.source.get("repo")
-    return str(repo) if repo and _HUB_ID.fullmatch(str(repo)) else None
+    return str(repo) if repo and _HUB_ID.fullmatch(str(repo)) and not receipt.source.get("pulled") else None
 
 
 def repository_card(
@@ -90,7 +91,7 @@ def _with_section(body: str, section: str, repo: str) -> str:
 
 def _section(repo: str, artifacts: Sequence[Artifact]) -> Iterator[str]:
     """Markdown: one row an artifact, then each with its files and what was measured."""
-    yield "GGUF files made and measured by quantplan: one folder each, with its receipt (`artifact.json`) and results."
+    yield "GGUF files measured by quantplan: one folder each, with its receipt (`artifact.json`) and results."
     yield ""
     yield "| preset | file | size | verdict | mean KLD, worst text |"
     yield "|---|---|---|---|---|"
@@ -125,7 +126,8 @@ def _one(one: Artifact) -> Iterator[str]:
     engine = receipt.tools.get("version") or receipt.tools.get("commit")
     yield f"## {receipt.quant}"
     yield ""
-    yield f"Made from `{made_from}`{at}{f' with llama.cpp {engine}' if engine else ''}."
+    verb = "Taken" if source.get("pulled") else "Made"
+    yield f"{verb} from `{made_from}`{at}{f' with llama.cpp {engine}' if engine else ''}."
     yield ""
     yield from file_lines(receipt)
     yield f"- verdict: **{_verdict(result)}**{f' ({result.reason})' if result and result.reason else ''}"
@@ -158,8 +160,10 @@ def _yaml(told: dict[str, Any]) -> str:
     return text
 
 
-def licence_of(card: str | None) -> str | None:
-    """The licence that an artifact's own card names."""
+def licence_of(receipt: Receipt, card: str | None) -> str | None:
+    """The licence that an artifact's receipt or its own card names."""
+    if receipt.source.get("licence"):
+        return str(receipt.source["licence"])
     try:
         told = _parts("", card or "")[0].get("license")
     except errors.HubNameTaken:
