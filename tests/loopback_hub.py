@@ -20,11 +20,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback_writes import WriteHandler, Writes
 
 LARGE = (".gguf", ".safetensors", ".bin", ".model")
 
@@ -64,6 +66,7 @@ class FakeRepository:
     licence: str | None = None
     base_model: str | None = None
     revisions: dict[str, str] = field(default_factory=dict)
+    branch_files: dict[str, dict[str, FakeFile]] = field(default_factory=dict)  # of branches that were written to
 
 
 @dataclass
@@ -108,6 +111,10 @@ class LoopbackHub:
         self.lock = threading.Lock()
         self.held, self.release = threading.Event(), threading.Event()
         self.serves_ranges = True
+        self.writes = Writes()
+        self.n_requests = 0
+        self.before: Callable[[int], bool] | None = None  # given each request's number: True breaks the connection
+        self.after: Callable[[int], bool] | None = None  # the same, once it was done and before it is answered
         hub = self
 
         class Handler(_Handler):
@@ -171,7 +178,7 @@ def _fake_file(name: str, content: bytes | Hole) -> FakeFile:
     return FakeFile(content, hashlib.sha256(told).hexdigest(), blob_id)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(WriteHandler, BaseHTTPRequestHandler):
     owner: LoopbackHub
     protocol_version = "HTTP/1.1"
     wbufsize = 0
@@ -186,7 +193,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        self._serve()
+
     def _serve(self) -> None:
+        with self.owner.lock:
+            self.owner.n_requests += 1
+            self._number = self.owner.n_requests
+        if self.owner.before and self.owner.before(self._number):
+            self._reset()
+            return
         if self.owner.latency_s:
             time.sleep(self.owner.latency_s)
         self._fault = self.owner.take_fault(self.path)
@@ -195,10 +214,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if self._fault and self._fault.status is not None:
+            self._content()
             self._answer(self._fault.status, self._fault.body, dict(self._fault.headers))
             return
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._route()
+            if not self.write_route(self.command):
+                self._route()
 
     def _route(self) -> None:
         url = urlsplit(self.path)
@@ -234,6 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
         revision = revision or "main"
         if revision in ("main", repository.commit):
             return repository.commit
+        if revision in repository.revisions.values():
+            return revision
         if revision in repository.revisions:
             return repository.revisions[revision]
         self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
@@ -243,14 +266,13 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self._commit(repository, revision)
         if commit is None:
             return
+        files = repository.branch_files.get(revision or "", repository.files)
         if what == "tree":
-            rows = [
-                {"type": "file", "path": n, "size": f.n_bytes, "oid": f.blob_id} for n, f in repository.files.items()
-            ]
+            rows = [{"type": "file", "path": n, "size": f.n_bytes, "oid": f.blob_id} for n, f in files.items()]
             self._answer(200, json.dumps(rows).encode())
             return
         siblings = []
-        for name, file in repository.files.items():
+        for name, file in files.items():
             sibling: dict[str, Any] = {"rfilename": name}
             if "blobs" in query:
                 sibling |= {"size": file.n_bytes, "blobId": file.blob_id}
@@ -274,7 +296,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.gated and not (self.headers.get("Authorization") and self.owner.granted):
             self._answer(403 if self.headers.get("Authorization") else 401, b"", {"X-Error-Code": "GatedRepo"})
             return
-        file = repository.files.get(name)
+        branch = next((one for one, at in repository.revisions.items() if at == commit), "")
+        file = repository.branch_files.get(branch, repository.files).get(name)
         if file is None:
             self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
@@ -306,6 +329,9 @@ class _Handler(BaseHTTPRequestHandler):
         start: int = 0,
         end: int = -1,
     ) -> None:
+        if self.owner.after and self.owner.after(self._number):
+            self._reset()
+            return
         n_bytes = end - start if isinstance(body, FakeFile) else len(body)
         logged = Logged(
             self.command, self.path, self.headers.get("Range"), self.headers.get("Authorization"), status, 0

@@ -70,15 +70,34 @@ class Options:
         return self.imatrix is not None or self.calibration is not None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A build that nothing stands in the way of, before a byte of it is here."""
+
+    request: BuildRequest
+    found: Preflight
+    candidate: Candidate
+    allowed: Allowed
+
+
 def make(model: str, options: Options) -> BuildRequest:
     """Everything checked before any work, then, where a step needs it, the source on this disk.
 
     Raises the first thing that is in the way.
     """
+    from quantplan.pipeline.build import needs_source
+
+    one = planned(model, options)
+    if one.candidate.repository is not None and needs_source(one.request, tell=lambda step, what: None):
+        fetched(one.candidate, one.found, one.request.converter, one.allowed)
+    return one.request
+
+
+def planned(model: str, options: Options) -> Planned:
+    """Everything checked. Raises the first thing that is in the way; nothing is downloaded."""
     from quantplan.cli import build_types
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
-    from quantplan.pipeline.build import needs_source
     from quantplan.pipeline.candidate import find_candidate
     from quantplan.pipeline.convert import has_projector, wanted_outtype, weight_dtypes
     from quantplan.pipeline.disk import DiskMode
@@ -119,9 +138,7 @@ def make(model: str, options: Options) -> BuildRequest:
     )  # fmt: skip
     ours = found.sizes is not None and found.sizes.source_bytes > 0
     request = replace(request, sizes=sizes_of(request, found), source_is_ours=ours)
-    if candidate.repository is not None and needs_source(request, tell=lambda step, what: None):
-        fetched(candidate, found, converter, options.allowed)
-    return request
+    return Planned(request=request, found=found, candidate=candidate, allowed=options.allowed)
 
 
 def _dtypes(candidate: Candidate) -> frozenset[str]:

@@ -137,6 +137,11 @@ def _bad_job(error: errors.QuantplanError) -> str:
     return 'a line is {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}'
 
 
+def _fleet_refused(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.FleetRefused)
+    return hint_for(error.refusals[0][1]) or "quantplan fleet check FILE says it again without building"
+
+
 def _nothing_fits(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.NothingFits | errors.Contradiction)
     if not error.changes:
@@ -165,6 +170,10 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.RepositoryNotFound, _repository),
     (errors.UnknownModel, _unknown_model),
     (errors.RepositoryGated, _gated),
+    (errors.HubNoToken, "hf auth login stores one (with the right to write); HF_TOKEN in the environment does too"),
+    (errors.HubNotWritable, "make a token with write access at https://huggingface.co/settings/tokens: hf auth login"),
+    (errors.HubNameTaken, "choose another repository, or another name for the artifact's folder"),
+    (errors.HubMoved, "run the same command again: what the hub has is not sent twice"),
     (errors.HubTokenRefused, "hf auth login stores a new token; HF_TOKEN in the environment comes before it"),
     (errors.HubRateLimited, _rate_limited),
     (errors.HubOffline, "unset HF_HUB_OFFLINE, or name a local file, a folder or a catalog model"),
@@ -232,6 +241,9 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.HistoryUnreadable, "move the file away; quantplan history --add FOLDER records artifacts in a new one"),
     (errors.DifferentSources, "compare artifacts of one build: quantplan build MODEL --quant Q4_K_M --quant Q5_K_M"),
     (errors.BadKeyFile, _gateway_keys),
+    (errors.FleetRefused, _fleet_refused),
+    (errors.FleetTooLarge, "raise max_disk or max_memory, free some, or build fewer at a time: --only ID"),
+    (errors.BadFleet, "docs/fleet.md shows a build file, key by key; quantplan fleet check FILE looks at it alone"),
     (errors.BadJob, _bad_job),
     (errors.ToolFailed, "quantplan toolchain status --self-test checks the tools on this host"),
 )

@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rehearse": ("quantplan.cli.rehearse", "Start the server as planned on a model without weights, and measure."),
     "bench": ("quantplan.cli.bench", "How fast this host really is: corrects every later prediction."),
     "build": ("quantplan.cli.build", "Convert, quantize, evaluate and judge a model: one artifact per preset."),
+    "fleet": (
+        "quantplan.cli.fleet",
+        "Many models and presets from one build file: run here, or export to a CI or cluster.",
+    ),
     "compare": ("quantplan.cli.compare", "Artifacts of one source side by side: size, quality, speed, memory."),
     "history": ("quantplan.cli.history", "What was built and measured here, and what became worse since it passed."),
     "report": ("quantplan.cli.report", "Results for a CI: JUnit XML, SARIF, annotations, Markdown."),
@@ -32,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scan": ("quantplan.cli.scan", "What could hurt in a model from a stranger: structure, template, pickles, code."),
     "verify": ("quantplan.cli.verify", "Check an artifact offline: files, hashes, signature, receipt, results."),
     "sign": ("quantplan.cli.sign", "Sign an artifact with a key, in the OpenSSF's model-signing format."),
+    "push": (
+        "quantplan.cli.push",
+        "Publish an artifact on the hub: files, receipt, results and a card that tells them.",
+    ),
     "list": ("quantplan.cli.list", "Artifacts, downloads, toolchains and other files of quantplan, with sizes."),
     "rm": ("quantplan.cli.rm", "Delete an artifact, or something of the cache that no artifact needs."),
     "gc": ("quantplan.cli.gc", "Delete what nothing needs any more: old work folders, downloads, broken rests."),

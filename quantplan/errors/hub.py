@@ -114,3 +114,35 @@ class HubContentDiffers(HubError):
             f"also when it is fetched again ({n_attempts} times): nothing of it was kept"
         )
         self.repo, self.file, self.expected, self.found = repo, file, expected, found
+
+
+class HubNoToken(HubError):
+    """Writing needs a token, and none was given or stored."""
+
+    def __init__(self, *, repo: str) -> None:
+        super().__init__(f"{repo}: nothing can be published without a token, and none was given or stored")
+        self.repo = repo
+
+
+class HubNotWritable(HubError):
+    """The token is good, and may not write there."""
+
+    def __init__(self, *, repo: str, why: str) -> None:
+        super().__init__(f"{repo}: the token may not write there: {why}")
+        self.repo, self.why = repo, why
+
+
+class HubNameTaken(HubError):
+    """What is to be published would take the place of something else."""
+
+    def __init__(self, *, repo: str, name: str, why: str) -> None:
+        super().__init__(f"{repo}: {name} is taken: {why}; nothing was changed")
+        self.repo, self.name, self.why = repo, name, why
+
+
+class HubMoved(HubError):
+    """Somebody else committed to the repository meanwhile."""
+
+    def __init__(self, *, repo: str) -> None:
+        super().__init__(f"{repo}: the repository was changed by others while this was published")
+        self.repo = repo

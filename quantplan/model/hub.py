@@ -262,6 +262,11 @@ def _translate(error: Exception, where: _Where) -> errors.QuantplanError | None:
     return None
 
 
+def known_error(error: Exception, *, url: str, repo: str, revision: str | None = None) -> errors.QuantplanError | None:
+    """Our error for one that huggingface_hub raised; None for one that is not its own."""
+    return _translate(error, _Where(url=url, repo=repo, revision=revision))
+
+
 def _from_status(error: Any, where: _Where) -> errors.QuantplanError:
     status, headers = int(error.response.status_code), error.response.headers
     if status == 429:

@@ -111,6 +111,12 @@ def plan_disk(request: BuildRequest) -> DiskPlan:
     return plan
 
 
+def file_names(request: BuildRequest, plan: DiskPlan) -> frozenset[str]:
+    """The names in the work folder of all that a plan's peak counts."""
+    work = _workplace(request, lambda step, what: None, run_tool)
+    return frozenset(work.file_name(action.makes) for action in plan.actions if action.makes is not None)
+
+
 def _made_bytes(folder: Path) -> int:
     """What earlier runs left in the work folder, and this one need not make again."""
     return sum(size_of(path) for path in folder.iterdir() if not path.is_symlink()) if folder.is_dir() else 0

@@ -27,12 +27,10 @@ def model_card(receipt: Receipt, *, name: str, licence: str | None, engine: str,
         "---", *front, "",
         f"# {name} {receipt.quant}", "",
         f"A {receipt.quant} quantization of `{base}`{at}, made and measured by quantplan with llama.cpp {engine}.", "",
-        *_files(receipt),
+        *file_lines(receipt),
         f"- verdict: **{judgement.verdict.value}** ({judgement.reason})",
-        *_made(receipt), "",
-        "| text | mean KLD (nats) | ± 2 SE | limit | PPL ratio | same top token | tokens |",
-        "|---|---|---|---|---|---|---|",
-        *_rows(judgement.metrics), "",
+        *made_lines(receipt), "",
+        *measured_table(judgement.metrics), "",
         "Against the 16-bit GGUF of the same source, on the same tokens. How it was made is in `artifact.json`,",
         "how it was measured in `results/`.",
     ]  # fmt: skip
@@ -44,12 +42,14 @@ def _yaml(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
-def _files(receipt: Receipt) -> Iterator[str]:
+def file_lines(receipt: Receipt) -> Iterator[str]:
+    """Every file with its size and hash."""
     for file in receipt.files:
         yield f"- file: `{file.name}`, {format_size(file.bytes)}, sha256 `{file.sha256}`"
 
 
-def _made(receipt: Receipt) -> Iterator[str]:
+def made_lines(receipt: Receipt) -> Iterator[str]:
+    """What a reader must know of how it was made."""
     if receipt.imatrix is not None:
         text = f" from `{receipt.calibration.name}`" if receipt.calibration else ""
         yield f"- importance matrix: {receipt.imatrix['n_chunks']} chunks{text}{_lacking(receipt.imatrix)}"
@@ -67,6 +67,13 @@ def _lacking(imatrix: Mapping[str, object]) -> str:
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN_NAMES
     return ", ".join(f"`{name}`" for name in names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def measured_table(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """One row a text; nothing where nothing was measured."""
+    rows = _rows(metrics)
+    head = "| text | mean KLD (nats) | ± 2 SE | limit | PPL ratio | same top token | tokens |"
+    return (head, "|---|---|---|---|---|---|---|", *rows) if rows else ()
 
 
 def _rows(metrics: Sequence[Metric]) -> list[str]:
