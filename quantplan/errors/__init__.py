@@ -29,6 +29,14 @@ from quantplan.errors.building import (
     ToolFailed,
     ToolMissing,
 )
+from quantplan.errors.choosing import (
+    BadPrices,
+    NoMachineMeets,
+    NoModelFits,
+    NoModelLeft,
+    RuntimeCannot,
+    UseWithoutData,
+)
 from quantplan.errors.hub import (
     HubContentDiffers,
     HubError,
@@ -85,6 +93,7 @@ __all__ = [
     "BadKeyFile",
     "BadModelFile",
     "BadPolicy",
+    "BadPrices",
     "BadProfile",
     "BadText",
     "BadValue",
@@ -117,6 +126,9 @@ __all__ = [
     "NoArtifact",
     "NoDiskSpace",
     "NoHistory",
+    "NoMachineMeets",
+    "NoModelFits",
+    "NoModelLeft",
     "NoReference",
     "NotComparable",
     "NotConfirmed",
@@ -132,6 +144,7 @@ __all__ = [
     "RepositoryGated",
     "RepositoryNotFound",
     "RevisionNotFound",
+    "RuntimeCannot",
     "ScanFailed",
     "ServerUnreachable",
     "StillNeeded",
@@ -144,4 +157,5 @@ __all__ = [
     "UnknownModel",
     "UnsupportedArchitecture",
     "UnsupportedQuantization",
+    "UseWithoutData",
 ]

@@ -28,9 +28,12 @@ class Change:
     asked: bool  # the user had set it
 
 
-def refusal(search: Search, request: PlanRequest) -> NothingFits | Contradiction:
-    """The error to raise where `search.best(request)` found nothing."""
-    changes = list(_changes(search, request))
+def refusal(
+    search: Search, request: PlanRequest, *, with_changes: bool = True
+) -> NothingFits | Contradiction:  # fmt: skip
+    """The error to raise where `search.best(request)` found nothing. Which change would help takes as long as several
+    searches: a look at many models leaves it out."""
+    changes = list(_changes(search, request)) if with_changes else []
     own = [change for change in changes if change.asked]
     need, have, device, what = _smallest(search, request)
     told = tuple((change.what, change.value) for change in changes)
