@@ -67,7 +67,7 @@ _BY_HAND = "by hand, held against the published parameter count, layers and head
 
 
 def _aliases(name: str, hub_id: str) -> list[str]:
-    bare = hub_id.split("/")[-1]
+    bare = hub_id.rsplit("/", maxsplit=1)[-1]
     names = [name, bare]
     names += [bare.removesuffix(suffix) for suffix in _SUFFIXES if bare.endswith(suffix)]
     return sorted({name for name in names if name != hub_id}, key=lambda name: (name.lower(), name))
@@ -112,8 +112,8 @@ def _row(model: dict[str, Any], sources: _Sources) -> dict[str, Any]:
     total = int(published.get("parameters") or 0) or None
     row: dict[str, Any] = {
         "id": hub_id,
-        "name": first["name"] if first else hub_id.split("/")[-1],
-        "aliases": _aliases(first["name"] if first else hub_id.split("/")[-1], hub_id),
+        "name": first["name"] if first else hub_id.rpartition("/")[2],
+        "aliases": _aliases(first["name"] if first else hub_id.rpartition("/")[2], hub_id),
         "parameters": counted,
         "published": total,
         "licence": model.get("licence") or published.get("license") or None,
@@ -148,9 +148,7 @@ def _n_ctx(model: dict[str, Any], published: dict[str, str]) -> int:
     return int(published["context_length"])
 
 
-def _account(
-    row: dict[str, Any], config: dict[str, Any], total: int | None, *, sees: bool, tower: int | None
-) -> None:
+def _account(row: dict[str, Any], config: dict[str, Any], total: int | None, *, sees: bool, tower: int | None) -> None:
     """What the published count has beyond the language model: the vision tower, and what else is known. Where that
     is an MTP layer too, the tower's own count is needed."""
     if total is None:
@@ -201,9 +199,7 @@ def build(configs: Path, published: Path) -> str:
     )
     told = ",\n".join(f"    {json.dumps(name)}: {json.dumps(shared[name])}" for name in sorted(shared, key=str.lower))
     lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
-    return (
-        f'{{\n  "source": {json.dumps(source)},\n  "configs": {{\n{told}\n  }},\n  "models": [\n{lines}\n  ]\n}}\n'
-    )
+    return f'{{\n  "source": {json.dumps(source)},\n  "configs": {{\n{told}\n  }},\n  "models": [\n{lines}\n  ]\n}}\n'
 
 
 def main() -> None:

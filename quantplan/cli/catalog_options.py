@@ -28,12 +28,21 @@ class Billions(click.ParamType[int]):
 
 
 _OPTIONS = (
+    click.option("--hardware", "machines", multiple=True, metavar="MACHINE",
+                 help="Plan for another machine: rtx4070, 2x3090+64GB, g5.2xlarge, a saved name or a profile file; "
+                 "several are compared (repeatable)."),
+    click.option("--runtime", type=click.Choice(("auto", "llama.cpp", "vllm", "ollama")),
+                 help="Say which engine to serve with and why; or whether this one can."),
     click.option("--license", "licences", multiple=True, metavar="NAME",
                  help="Without MODEL: only models of this licence, or of those that begin so (repeatable)."),
     click.option("--family", "families", multiple=True, metavar="NAME",
                  help="Without MODEL: only models with this in their name (repeatable)."),
     click.option("--max-params", "max_parameters", type=Billions(), metavar="N",
                  help="Without MODEL: only models of at most so many parameters, as 14B."),
+    click.option("--machines", "machine_table", type=click.Choice(("cards", "cloud", "all")),
+                 help="Over the table's machines: cards that people buy, cloud instances, or all."),
+    click.option("--smallest", is_flag=True,
+                 help="The smallest machine that does: of --machines (left out, all) or of the --hardware named."),
     click.option("--top", type=click.IntRange(1), default=15, show_default=True,
                  help="Without MODEL: rows of the ranking."),
 )  # fmt: skip

@@ -147,17 +147,15 @@ def _text(config: Mapping[str, object]) -> Mapping[str, object]:
     return text if isinstance(text, Mapping) else {}
 
 
-_work: _Work | None = None  # what a forked process finds
+_forked: list[_Work] = []  # what a forked process finds
 
 
 def _row(model: str) -> Row:
-    assert _work is not None
-    return _work.row(model)
+    return _forked[-1].row(model)
 
 
 def _in_processes(work: _Work, models: Sequence[str]) -> Iterable[Row]:
     """A row a model, by as many processes as there are cores, at most four."""
-    global _work
     import multiprocessing
     import threading
 
@@ -165,12 +163,12 @@ def _in_processes(work: _Work, models: Sequence[str]) -> Iterable[Row]:
     forks = "fork" in multiprocessing.get_all_start_methods() and threading.active_count() == 1
     if len(models) < _ENOUGH_FOR_TWO or n < 2 or not forks:
         return [work.row(model) for model in models]
-    _work = work
+    _forked.append(work)
     try:
         with multiprocessing.get_context("fork").Pool(n) as pool:
             return pool.map(_row, models, chunksize=2)
     finally:
-        _work = None
+        _forked.pop()
 
 
 # Kept plans --------------------------------------------------------------------------------------------------------

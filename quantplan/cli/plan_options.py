@@ -49,7 +49,7 @@ _OPTIONS = (
     click.option("--for", "objective", type=click.Choice(OBJECTIVES), default="balanced", show_default=True,
                  help="What the plan should be best at."),
     click.option("--use", type=click.Choice(USES), default="general", show_default=True,
-                 help="What the model is for: code, reasoning, agents and tools want more faithful presets; with vision "
+                 help="What the model is for: code, reasoning, agents and tools want more faithful presets; for vision "
                  "the projector is counted."),
     click.option("--ctx", "n_ctx", type=int, help="Tokens of context a slot, exactly."),
     click.option("--min-ctx", "n_ctx_min", type=int,

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from quantplan.artifact.plan_file import Figure, Quality
 from quantplan.hardware.facts import HostFacts
 from quantplan.memory.drivers import driver_context
-from quantplan.memory.estimate import HOST, DeviceMemory, ExtraModel, PreparedModel, estimate_memory, loaded_parts, prepare
+from quantplan.memory.estimate import (
+    HOST,
+    DeviceMemory,
+    ExtraModel,
+    PreparedModel,
+    estimate_memory,
+    loaded_parts,
+    prepare,
+)
 from quantplan.memory.flash import flash_attention_works, is_latent
 from quantplan.memory.placement import DRAFT_TOKENS, ContextParams, Placement
 from quantplan.memory.weights import Part
@@ -51,6 +59,11 @@ class ModelOnHost:
 
     def __post_init__(self) -> None:
         self.flash = not self.host.gpus or flash_attention_works(self.facts.layers)
+
+    def share(self, other: ModelOnHost) -> None:
+        """Takes over what was worked out of the same model on another host and depends on no host."""
+        self.tensors, self.parts, self.prepared = other.tensors, other.parts, other.prepared
+        self.outlines, self.timed = other.outlines, other.timed
 
     def instruments(self, capacities: tuple[Capacity, ...], *, free_disk_bytes: int | None = None) -> Instruments:
         """What the search asks."""

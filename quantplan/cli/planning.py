@@ -65,17 +65,20 @@ class Planned:
 def recommend(
     facts: ModelFacts, host: HostFacts, request: PlanRequest, *, as_it_is: str | None = None,
     margins: dict[str, int] | None = None, companions: Companions | None = None, with_alternatives: bool = True,
-    with_changes: bool = True, speeds: SpeedHost | None = None,
+    with_changes: bool = True, speeds: SpeedHost | None = None, like: ModelOnHost | None = None,
 ) -> Planned:  # fmt: skip
     """The plan of a model on a host, with its alternatives. `as_it_is` is the preset of a finished file, which is
-    planned for and no other. `with_changes`: a refusal says what would help; `speeds` are the host's, where they are
-    known already. Raises NothingFits, Contradiction, BadValue."""
+    planned for and no other. `with_changes`: a refusal says what would help. `speeds` are the host's, where they are
+    known already, `like` is the model on another host, whose tables are used again. Raises NothingFits,
+    Contradiction, BadValue."""
     check(request)
     nature = nature_of(facts)
     request = suited(request, facts, nature)
     beside = companions or Companions()
     own = as_it_is or own_preset(facts)
     model = model_on_host(facts, host, request, own=own, companions=beside, speeds=speeds)
+    if like is not None:
+        model.share(like)
     request = replace(
         request, quants=(own,) if own is not None else buildable(facts, request.quants),
         any_preset=request.any_preset or own is not None, kv_types=_cache_types(model, request),

@@ -64,7 +64,7 @@ def _told(one: Candidate, place: int, request: PlanRequest) -> dict[str, Any]:
         "rank": place, "id": one.id, "merit": merit(one, request), "strength": one.strength,
         "parameters": entry.published or entry.parameters or one.parameters, "active_parameters": one.active,
         "licence": entry.licence, "released": entry.released, "uses": entry.uses, "gguf": entry.gguf,
-        "source": entry.source, "note": entry.note, "plan": one.plan,
+        "source": entry.source, "note": entry.note, "embeds": one.embeds, "plan": one.plan,
     }  # fmt: skip
 
 

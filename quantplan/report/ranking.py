@@ -10,6 +10,8 @@ from quantplan.report.columns import columns
 from quantplan.report.recommendation import rate
 from quantplan.units import GIB
 
+UNKNOWN_DAMAGE = 1.0  # cli/plan_tools.py: what counts where there is no figure
+
 _HEAD = ("#", "model", "B", "licence", "quant", "context", "memory", "decode/s", "prompt/s", "first token", "KLD")
 
 
@@ -31,9 +33,14 @@ def ranking_text(data: Mapping[str, Any], *, machine: str) -> str:
 def _row(row: Mapping[str, Any]) -> Sequence[str]:
     plan: Delivered = row["plan"]
     memory = " + ".join(f"{name} {n / GIB:.1f}" for name, n in plan.devices if n)
-    first = f"{plan.first_token_s:.1f} s" if plan.first_token_s is not None else "-"
+    first = f"{plan.first_token_s:.1f} s" if plan.first_token_s is not None and not row["embeds"] else "-"
     return (
         str(row["rank"]), row["id"], f"{row['parameters'] / 1e9:.1f}", row["licence"] or "unknown", plan.quant,
-        f"{plan.n_ctx_per_slot:,}", f"{memory} GiB", rate(plan.decode_tokens_per_s),
-        rate(plan.prefill_tokens_per_s), first, f"{plan.damage_nats:.3f}",
+        f"{plan.n_ctx_per_slot:,}", f"{memory} GiB", "-" if row["embeds"] else rate(plan.decode_tokens_per_s),
+        rate(plan.prefill_tokens_per_s), first, damage_text(plan.damage_nats),
     )  # fmt: skip
+
+
+def damage_text(nats: float) -> str:
+    """The expected damage; that of a preset nobody measured counts as UNKNOWN_DAMAGE and is not shown."""
+    return "unknown" if nats >= UNKNOWN_DAMAGE else f"{nats:.3f}"
