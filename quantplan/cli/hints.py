@@ -164,6 +164,23 @@ _CHANGES = {
 }
 
 
+def _no_model_left(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.NoModelLeft)
+    if error.near:
+        return f"--license {error.near[0]}"
+    return "leave one of the filters out; quantplan recommend --list-models shows the catalog"
+
+
+def _no_data(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.UseWithoutData)
+    return f"--use {error.known[0]}, or name the model: quantplan recommend MODEL --use {error.use}"
+
+
+def _runtime(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.RuntimeCannot)
+    return f"--runtime {error.others[0]}" if error.others else "quantplan recommend --runtime auto says why for each"
+
+
 Hint = str | Callable[[errors.QuantplanError], str]
 
 _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
@@ -219,6 +236,12 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
         "--public --api-key-file FILE (the file is made when it is not there), or leave out --host",
     ),
     (errors.KeepsCrashing, "its last lines say why; quantplan doctor looks at the machine"),
+    (errors.NoModelLeft, _no_model_left),
+    (errors.UseWithoutData, _no_data),
+    (errors.NoModelFits, "a machine with more memory: quantplan recommend --hardware NAME; or a shorter --ctx"),
+    (errors.NoMachineMeets, "lower --min-speed or --min-ctx, or look further: --machines all"),
+    (errors.RuntimeCannot, _runtime),
+    (errors.BadPrices, "docs/runtime-and-cost.md shows a price file, line by line"),
     (errors.NothingFits, _nothing_fits),
     (errors.Contradiction, _nothing_fits),
     (

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 OBJECTIVES = ("balanced", "quality", "speed", "context", "throughput", "latency")
-USES = ("general", "chat", "code", "reasoning", "agents", "classification")
+USES = ("general", "chat", "code", "reasoning", "agents", "tools", "vision", "embedding", "classification")
+_PRESET_USES = {"chat": "general", "tools": "agents", "vision": "general", "embedding": "general"}
 
 
 class Size(click.ParamType[int]):
@@ -48,7 +49,8 @@ _OPTIONS = (
     click.option("--for", "objective", type=click.Choice(OBJECTIVES), default="balanced", show_default=True,
                  help="What the plan should be best at."),
     click.option("--use", type=click.Choice(USES), default="general", show_default=True,
-                 help="What the model is for: code, reasoning and agents want more faithful presets."),
+                 help="What the model is for: code, reasoning, agents and tools want more faithful presets; for vision "
+                 "the projector is counted."),
     click.option("--ctx", "n_ctx", type=int, help="Tokens of context a slot, exactly."),
     click.option("--min-ctx", "n_ctx_min", type=int,
                  help="Tokens of context a slot at least; left out, 8,192 and more where it is free."),
@@ -106,7 +108,7 @@ def request_from(
         given["n_ubatches"] = tuple(dict.fromkeys(n_ubatches))
     return PlanRequest(
         objective=aim,
-        use=Use.GENERAL if use == "chat" else Use(use),
+        use=Use(_PRESET_USES.get(use, use)),
         quants=tuple(dict.fromkeys(preset(quant) for quant in quants)) or PRESETS,
         any_preset=bool(quants),
         devices=(() if "none" in devices else tuple(dict.fromkeys(devices))) if devices else None,

@@ -8,9 +8,18 @@ from dataclasses import dataclass, field, replace
 from quantplan.artifact.plan_file import Figure, Quality
 from quantplan.hardware.facts import HostFacts
 from quantplan.memory.drivers import driver_context
-from quantplan.memory.estimate import HOST, DeviceMemory, ExtraModel, PreparedModel, estimate_memory, prepare
+from quantplan.memory.estimate import (
+    HOST,
+    DeviceMemory,
+    ExtraModel,
+    PreparedModel,
+    estimate_memory,
+    loaded_parts,
+    prepare,
+)
 from quantplan.memory.flash import flash_attention_works, is_latent
 from quantplan.memory.placement import DRAFT_TOKENS, ContextParams, Placement
+from quantplan.memory.weights import Part
 from quantplan.model.facts import ModelFacts, TensorFacts
 from quantplan.planner.instruments import Instruments
 from quantplan.planner.outline import Outline, outline_of
@@ -43,12 +52,18 @@ class ModelOnHost:
     timed: dict[str, PreparedSpeed] = field(default_factory=dict)
     kept: dict[Setting, tuple[DeviceMemory, ...]] = field(default_factory=dict)
     tensors: dict[str, tuple[TensorFacts, ...]] = field(default_factory=dict)
+    parts: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     warnings: dict[Setting, tuple[str, ...]] = field(default_factory=dict)
     drafts: dict[tuple[int, str], tuple[ExtraModel, ...]] = field(default_factory=dict)
     flash: bool = True
 
     def __post_init__(self) -> None:
         self.flash = not self.host.gpus or flash_attention_works(self.facts.layers)
+
+    def share(self, other: ModelOnHost) -> None:
+        """Takes over what was worked out of the same model on another host and depends on no host."""
+        self.tensors, self.parts, self.prepared = other.tensors, other.parts, other.prepared
+        self.outlines, self.timed = other.outlines, other.timed
 
     def instruments(self, capacities: tuple[Capacity, ...], *, free_disk_bytes: int | None = None) -> Instruments:
         """What the search asks."""
@@ -70,10 +85,16 @@ class ModelOnHost:
             known = self.tensors[quant] = apply_preset(self.facts.tensors, self.facts.metadata, quant).tensors
         return known
 
+    def parts_at(self, quant: str) -> tuple[Part, ...]:
+        known = self.parts.get(quant)
+        if known is None:
+            known = self.parts[quant] = loaded_parts(self.facts, self.tensors_at(quant))
+        return known
+
     def model(self, quant: str) -> PreparedModel:
         known = self.prepared.get(quant)
         if known is None:
-            known = self.prepared[quant] = prepare(self.facts, self.tensors_at(quant))
+            known = self.prepared[quant] = prepare(self.facts, parts=self.parts_at(quant))
         return known
 
     def outline(self, quant: str) -> Outline:
@@ -144,7 +165,7 @@ class ModelOnHost:
     def _timed(self, quant: str) -> PreparedSpeed:
         known = self.timed.get(quant)
         if known is None:
-            known = self.timed[quant] = prepare_speed(self.facts, self.tensors_at(quant))
+            known = self.timed[quant] = prepare_speed(self.facts, parts=self.parts_at(quant))
         return known
 
     def damage(self, quant: str) -> float:

@@ -23,6 +23,7 @@ from quantplan.planner.nature import Kind, Nature, nature_of
 from quantplan.planner.plan import Context, make_plan
 from quantplan.planner.request import USUAL_N_CTX, Capacity, Objective, PlanRequest
 from quantplan.planner.search import Search
+from quantplan.planner.speed import SpeedHost
 
 if TYPE_CHECKING:
     from quantplan.quant.quality import OwnMeasurement, QualityTable
@@ -64,15 +65,20 @@ class Planned:
 def recommend(
     facts: ModelFacts, host: HostFacts, request: PlanRequest, *, as_it_is: str | None = None,
     margins: dict[str, int] | None = None, companions: Companions | None = None, with_alternatives: bool = True,
+    with_changes: bool = True, speeds: SpeedHost | None = None, like: ModelOnHost | None = None,
 ) -> Planned:  # fmt: skip
     """The plan of a model on a host, with its alternatives. `as_it_is` is the preset of a finished file, which is
-    planned for and no other. Raises NothingFits, Contradiction, BadValue."""
+    planned for and no other. `with_changes`: a refusal says what would help. `speeds` are the host's, where they are
+    known already, `like` is the model on another host, whose tables are used again. Raises NothingFits,
+    Contradiction, BadValue."""
     check(request)
     nature = nature_of(facts)
     request = suited(request, facts, nature)
     beside = companions or Companions()
     own = as_it_is or own_preset(facts)
-    model = model_on_host(facts, host, request, own=own, companions=beside)
+    model = model_on_host(facts, host, request, own=own, companions=beside, speeds=speeds)
+    if like is not None:
+        model.share(like)
     request = replace(
         request, quants=(own,) if own is not None else buildable(facts, request.quants),
         any_preset=request.any_preset or own is not None, kv_types=_cache_types(model, request),
@@ -83,7 +89,7 @@ def recommend(
     started = time.process_time()
     best = search.best(request)
     if best is None:
-        raise relax.refusal(search, request)
+        raise relax.refusal(search, request, with_changes=with_changes)
     rejected = tuple(Rejected(what=what, why=why) for what, why in search.rejected.items())
     wider = replace(request, n_ctx=None, n_ctx_min=best.setting.n_ctx, objective=Objective.CONTEXT)
     more = contexts_of(wider, facts.n_ctx_train)[:3] if request.n_ctx is None else ()
@@ -115,13 +121,14 @@ def suited(request: PlanRequest, facts: ModelFacts, nature: Nature) -> PlanReque
 
 
 def model_on_host(
-    facts: ModelFacts, host: HostFacts, request: PlanRequest, *, own: str | None, companions: Companions
-) -> ModelOnHost:
+    facts: ModelFacts, host: HostFacts, request: PlanRequest, *, own: str | None, companions: Companions,
+    speeds: SpeedHost | None = None,
+) -> ModelOnHost:  # fmt: skip
     """The model on the host, with the shipped and the measured tables."""
     from quantplan.rehearsal.calibration import speed_host_for
 
     return ModelOnHost(
-        facts=facts, host=host, speeds=speed_host_for(host), quality_of=quality_of(facts),
+        facts=facts, host=host, speeds=speeds or speed_host_for(host), quality_of=quality_of(facts),
         objection=lambda quant: objection(quant, request), own=own, extras=companions.files,
         draft=companions.draft_facts,
     )  # fmt: skip
@@ -179,7 +186,7 @@ def quality_of(facts: ModelFacts) -> Callable[[str], Quality | None]:
 
     table = read_quality_table()
     family, active = family_of(facts.id, table), facts.active_parameters
-    measured = _measured_here(facts.id, table)
+    measured = measured_here(facts.id, table)
 
     @cache
     def of(quant: str) -> Quality | None:
@@ -194,7 +201,7 @@ def quality_of(facts: ModelFacts) -> Callable[[str], Quality | None]:
     return of
 
 
-def _measured_here(model: str, table: QualityTable) -> tuple[OwnMeasurement, ...]:
+def measured_here(model: str, table: QualityTable) -> tuple[OwnMeasurement, ...]:
     """What gates on this host measured of this model and its siblings; a history that cannot be read is no reason not
     to plan."""
     from quantplan.artifact.history_store import store_file

@@ -36,7 +36,10 @@ def plan_for(
     request = request_from(**asked)
     facts, host = read_model(model), host_for(machine)
     _check_devices(host, request, margins)
-    beside = companions(facts, host, request, draft=draft, mmproj=mmproj)
+    sees = asked["use"] == "vision"
+    if sees or asked["use"] == "embedding":
+        _check_use(facts, asked["use"])
+    beside = companions(facts, host, request, draft=draft, mmproj=mmproj, sees=sees)
     return planning.recommend(facts, host, request, margins=dict(margins), companions=beside)
 
 
@@ -51,14 +54,30 @@ def _check_devices(host: HostFacts, request: PlanRequest, margins: tuple[tuple[s
             raise BadValue(what="device", value=name, why=f"is not on this host: {known}")
 
 
+def _check_use(facts: ModelFacts, use: str) -> None:
+    """Raises BadValue for a model that does not see, or makes no vectors."""
+    from quantplan.errors import BadValue
+    from quantplan.planner.nature import nature_of
+
+    nature = nature_of(facts)
+    if use == "vision" and not nature.sees:
+        raise BadValue(what="use", value=use, why=f"is not for {facts.id}: it has no vision tower")
+    if use == "embedding" and not nature.embeds:
+        raise BadValue(what="use", value=use, why=f"is not for {facts.id}: it generates text and has no pooling")
+
+
 def companions(
-    facts: ModelFacts, host: HostFacts, request: PlanRequest, *, draft: str | None, mmproj: Path | None
-) -> Companions:
-    """Projector and draft, with the least memory that they take."""
+    facts: ModelFacts, host: HostFacts, request: PlanRequest, *, draft: str | None, mmproj: Path | None,
+    sees: bool = False,
+) -> Companions:  # fmt: skip
+    """Projector and draft, with the least memory that they take. `sees`: images are wanted, so a projector that no file
+    was named for counts with the size of the model's vision tower."""
     first = host.gpus[0].name if host.gpus and request.devices != () else HOST
     files: tuple[ExtraModel, ...] = ()
     if mmproj is not None:
         files = (ExtraModel(name=f"projector {mmproj.name}", device=first, model_bytes=mmproj.stat().st_size),)
+    elif sees and facts.vision_bytes:
+        files = (ExtraModel(name="projector in 16 bit", device=first, model_bytes=facts.vision_bytes),)
     if draft is None:
         return Companions(files=files, mmproj=str(mmproj) if mmproj else None)
     from quantplan.cli.plan_tools import draft_memory

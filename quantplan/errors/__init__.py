@@ -30,6 +30,14 @@ from quantplan.errors.building import (
     ToolFailed,
     ToolMissing,
 )
+from quantplan.errors.choosing import (
+    BadPrices,
+    NoMachineMeets,
+    NoModelFits,
+    NoModelLeft,
+    RuntimeCannot,
+    UseWithoutData,
+)
 from quantplan.errors.exporting import CannotExport, SeveralFiles, TargetTooOld, UnknownFormat
 from quantplan.errors.fleets import BadFleet, FleetRefused, FleetTooLarge
 from quantplan.errors.hub import (
@@ -93,6 +101,7 @@ __all__ = [
     "BadKeyFile",
     "BadModelFile",
     "BadPolicy",
+    "BadPrices",
     "BadProfile",
     "BadText",
     "BadValue",
@@ -132,6 +141,9 @@ __all__ = [
     "NoArtifact",
     "NoDiskSpace",
     "NoHistory",
+    "NoMachineMeets",
+    "NoModelFits",
+    "NoModelLeft",
     "NoReference",
     "NotComparable",
     "NotConfirmed",
@@ -148,6 +160,7 @@ __all__ = [
     "RepositoryGated",
     "RepositoryNotFound",
     "RevisionNotFound",
+    "RuntimeCannot",
     "ScanFailed",
     "ServerUnreachable",
     "SeveralFiles",
@@ -163,4 +176,5 @@ __all__ = [
     "UnknownModel",
     "UnsupportedArchitecture",
     "UnsupportedQuantization",
+    "UseWithoutData",
 ]

@@ -52,7 +52,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise BadProfile(profile=path, where="", why="is not text") from None
     try:
-        found = json.loads(text) if path.suffix == ".json" else _toml().loads(text)
+        found = json.loads(text) if path.suffix == ".json" else toml().loads(text)
     except (ValueError, RecursionError) as error:
         raise BadProfile(profile=path, where="", why=f"cannot be read: {error}") from None
     if not isinstance(found, dict):
@@ -60,7 +60,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     return found
 
 
-def _toml() -> Any:
+def toml() -> Any:
     import importlib
 
     return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")

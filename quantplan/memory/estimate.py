@@ -118,13 +118,26 @@ class PreparedModel:
     weighed: dict[tuple[Placement, frozenset[str]], Weights] = field(default_factory=dict)
 
 
-def prepare(facts: ModelFacts, tensors: Sequence[TensorFacts] | None = None) -> PreparedModel:
-    """`tensors` are the file's after quantization (default: as the facts have them)."""
-    types = ggml_types()
+def loaded_parts(facts: ModelFacts, tensors: Sequence[TensorFacts] | None = None) -> tuple[Part, ...]:
+    """The tensors that the engine loads. `tensors` are the file's after quantization (default: as the facts have
+    them)."""
+    return parts_of(tensors if tensors is not None else facts.tensors, n_layer=facts.n_layer,
+                    n_skipped=_skipped(facts), types=ggml_types())  # fmt: skip
+
+
+def _skipped(facts: ModelFacts) -> int:
     n_nextn = facts.metadata.get(f"{facts.arch}.nextn_predict_layers", 0)
-    n_skipped = n_nextn if isinstance(n_nextn, int) and 0 < n_nextn < facts.n_layer else 0
-    parts = parts_of(tensors if tensors is not None else facts.tensors, n_layer=facts.n_layer, n_skipped=n_skipped,
-                     types=types)  # fmt: skip
+    return n_nextn if isinstance(n_nextn, int) and 0 < n_nextn < facts.n_layer else 0
+
+
+def prepare(
+    facts: ModelFacts, tensors: Sequence[TensorFacts] | None = None, *, parts: tuple[Part, ...] | None = None
+) -> PreparedModel:
+    """`tensors` are the file's after quantization (default: as the facts have them), `parts` what is loaded of them,
+    where that is known already."""
+    types = ggml_types()
+    n_skipped = _skipped(facts)
+    parts = loaded_parts(facts, tensors) if parts is None else parts
     kv_sizes = {name: (types[name].block_size, types[name].type_size) for name in KV_TYPES}
     used = facts.metadata.get(f"{facts.arch}.expert_used_count", 0)
     per_layer = [int(n) for n in used] if isinstance(used, (list, tuple)) else [facts.n_expert_used] * facts.n_layer

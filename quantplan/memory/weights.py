@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from quantplan.ggml_types import GgmlType
 from quantplan.model.facts import TensorFacts
@@ -23,9 +24,9 @@ _REPACKED_AVX512 = frozenset({"Q2_K"})
 _REPACK_ROWS = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One tensor as it will be loaded. `layer` None: before the layers; n_layer: the head."""
+class Part(NamedTuple):
+    """One tensor as it will be loaded. `layer` None: before the layers; n_layer: the head. A tuple, because a look at
+    the whole catalog makes some hundred thousand of them."""
 
     name: str
     ne: tuple[int, ...]
@@ -44,11 +45,12 @@ def parts_of(
     """Every tensor that the engine loads, in file order; draft (MTP) layers at the end are skipped."""
     parts: list[Part] = []
     offset = 0
-    tied = not any(t.name == "output.weight" for t in tensors)
+    names = {tensor.name for tensor in tensors}
+    tied, tied_norm = "output.weight" not in names, "output_norm.weight" not in names
     for tensor in tensors:
         kind = types[tensor.type_name]
         nbytes = tensor.n_elements // kind.block_size * kind.type_size
-        layer = _layer_of(tensor.name, n_layer, tied_norm=not any(t.name == "output_norm.weight" for t in tensors))
+        layer = _layer_of(tensor.name, n_layer, tied_norm=tied_norm)
         if layer is None or layer >= n_layer or layer < n_layer - n_skipped:
             part = Part(
                 name=tensor.name, ne=tensor.shape, type_name=tensor.type_name, nbytes=nbytes,

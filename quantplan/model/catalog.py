@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from quantplan.places import data_file
 
@@ -15,16 +16,27 @@ BUNDLED = "quantplan-tiny"  # data/bundled/quantplan-tiny: a Hugging Face folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """One model. `parameters` as published; `config` as transformers 5 writes it, without what is at its default."""
+    """One model. `parameters` are the language model's, `published` what its repository counts (`beside` says what of
+    it is no weight of the language model in 16 bit); `config` as transformers 5 writes it, without what is at its
+    default. `source` names where the figures are from, `uses` what its publisher says it is for."""
 
     id: str  # the hub's, or the name of the bundled model
     name: str
     aliases: tuple[str, ...]
     parameters: int | None
     config: Mapping[str, object]
+    published: int | None = None
+    beside: str | None = None
     licence: str | None = None
+    released: str | None = None  # year and month
+    uses: tuple[str, ...] = ()
+    gguf: tuple[str, ...] = ()  # repositories with finished files
+    vision_parameters: int | None = None  # of the tower that becomes a projector file
+    pooling: str | None = None  # an embedding model's, where the configuration does not tell that it is one
     note: str | None = None  # how the hub's own files differ from the configuration
     only_presets: tuple[str, ...] = ()  # what can be built of the hub's files, where that is not every preset
+    shape: str = ""  # models of one shape and context have the same tensors
+    source: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None  # where the whole model ships with quantplan
 
 
@@ -32,20 +44,28 @@ class CatalogEntry:
 def entries() -> tuple[CatalogEntry, ...]:
     """All models, by id."""
     table = json.loads(data_file("catalog.json").read_text(encoding="utf-8"))
-    known = tuple(
-        CatalogEntry(
-            id=row["id"],
-            name=row["name"],
-            aliases=tuple(row["aliases"]),
-            parameters=row["parameters"],
-            config=row["config"],
-            licence=row["licence"],
-            note=row.get("note"),
-            only_presets=tuple(row.get("only_presets", ())),
-        )
-        for row in table["models"]
-    )
-    return (*known, *_bundled())
+    return (*(_entry(row, table["configs"]) for row in table["models"]), *_bundled())
+
+
+def _entry(row: Mapping[str, Any], configs: Mapping[str, Mapping[str, object]]) -> CatalogEntry:
+    return CatalogEntry(
+        id=row["id"], name=row["name"], aliases=tuple(row["aliases"]), parameters=row["parameters"],
+        published=row["published"], beside=row.get("beside"), licence=row["licence"], released=row["released"],
+        uses=tuple(row["uses"]), gguf=tuple(row["gguf"]), vision_parameters=row.get("vision_parameters"),
+        pooling=row.get("pooling"), note=row.get("note"), only_presets=tuple(row.get("only_presets", ())),
+        config=_with_context(configs[row["config"]], row.get("n_ctx")),
+        shape=f"{row['config']}@{row.get('n_ctx', '')}", source=row["source"],
+    )  # fmt: skip
+
+
+def _with_context(config: Mapping[str, object], n_ctx: int | None) -> Mapping[str, object]:
+    """The configuration that several models share, with a model's own trained context."""
+    if n_ctx is None:
+        return config
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        return {**config, "text_config": {**text, "max_position_embeddings": n_ctx}}
+    return {**config, "max_position_embeddings": n_ctx}
 
 
 def _bundled() -> tuple[CatalogEntry, ...]:
@@ -61,6 +81,10 @@ def _bundled() -> tuple[CatalogEntry, ...]:
             parameters=None,
             config=json.loads(config.read_text(encoding="utf-8")),
             licence="mit",
+            released="2026-11",
+            uses=("chat",),
+            shape=BUNDLED,
+            source={"config": "data/bundled/quantplan-tiny", "how": "ships with quantplan"},
             folder=folder,
         ),
     )

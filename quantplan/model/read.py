@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quantplan.model.hf_config import ConvertedHeader
 
 TOKENS_KEY = "tokenizer.ggml.tokens"
+POOLING_TYPES = {"MEAN": 1, "CLS": 2, "LAST": 3}  # gguf-py/gguf/constants.py, PoolingType (commit 0c1e570)
 
 
 def read_model(model: str, *, cache: Path | None = None, endpoint: str | None = None) -> ModelFacts:
@@ -101,7 +102,7 @@ def _facts_of_entry(entry: CatalogEntry, warnings: Sequence[str]) -> ModelFacts:
 
     converted = header_from_config(entry.config, path=entry.id)
     facts = facts_from_metadata(
-        converted.metadata,
+        _with_pooling(converted.metadata, entry.pooling),
         converted.tensors,
         id=entry.id,
         origin=FactsOrigin.CATALOG,
@@ -109,4 +110,14 @@ def _facts_of_entry(entry: CatalogEntry, warnings: Sequence[str]) -> ModelFacts:
         licence=entry.licence,
         warnings=(*warnings, *([f"{entry.id}: {entry.note}"] if entry.note else []), *converted.warnings),
     )
-    return replace(facts, has_chat_template=None)  # the catalog has configurations only
+    tower = entry.vision_parameters
+    # the catalog has configurations only; towers are kept in 16 bit
+    return replace(facts, has_chat_template=None, sees=facts.sees or tower is not None,
+                   vision_bytes=2 * tower if tower else None)  # fmt: skip
+
+
+def _with_pooling(metadata: Mapping[str, object], pooling: str | None) -> Mapping[str, object]:
+    """The metadata with what the converter reads of an embedding model's modules.json."""
+    if pooling is None:
+        return metadata
+    return {**metadata, f"{metadata['general.architecture']}.pooling_type": POOLING_TYPES[pooling]}

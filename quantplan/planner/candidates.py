@@ -84,8 +84,10 @@ def capacities_for(request: PlanRequest, tools: Instruments) -> dict[str, Capaci
 def too_large_for_disk(request: PlanRequest, tools: Instruments, quant: str) -> Rejected | None:
     """Why the file itself has no room on the disk, or None."""
     rooms = [n for n in (request.max_disk_bytes, tools.free_disk_bytes) if n is not None]
+    if not rooms:
+        return None
     need = tools.outline_of(quant).file_bytes
-    if not rooms or need <= min(rooms):
+    if need <= min(rooms):
         return None
     why = f"its file takes {format_mib(need)} of disk, {format_mib(min(rooms))} may be used"
     return Rejected(what=quant, why=why)

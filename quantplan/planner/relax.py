@@ -28,9 +28,12 @@ class Change:
     asked: bool  # the user had set it
 
 
-def refusal(search: Search, request: PlanRequest) -> NothingFits | Contradiction:
-    """The error to raise where `search.best(request)` found nothing."""
-    changes = list(_changes(search, request))
+def refusal(
+    search: Search, request: PlanRequest, *, with_changes: bool = True
+) -> NothingFits | Contradiction:  # fmt: skip
+    """The error to raise where `search.best(request)` found nothing. Which change would help takes as long as several
+    searches: a look at many models leaves it out."""
+    changes = list(_changes(search, request)) if with_changes else list(_speed_change(search, request))
     own = [change for change in changes if change.asked]
     need, have, device, what = _smallest(search, request)
     told = tuple((change.what, change.value) for change in changes)
@@ -53,12 +56,16 @@ def _other_reason(search: Search, request: PlanRequest, changes: Sequence[Change
     return None
 
 
-def _changes(search: Search, request: PlanRequest) -> Iterator[Change]:
+def _speed_change(search: Search, request: PlanRequest) -> Iterator[Change]:
     if request.min_tokens_per_s is not None:
         fastest = search.best(replace(request, min_tokens_per_s=None))
         if fastest is not None:
             value = f"{int(fastest.merits.decode * 10) / 10:g}"
             yield Change(what="speed", value=value, choice=fastest, asked=True)
+
+
+def _changes(search: Search, request: PlanRequest) -> Iterator[Change]:
+    yield from _speed_change(search, request)
     if request.n_parallel is not None and request.n_parallel > 1:
         n, choice = _largest(search, request.n_parallel - 1, lambda n: replace(request, n_parallel=n))
         if choice is not None:

@@ -11,7 +11,7 @@ Pure: memory, speed and quality come in as functions (`Instruments`).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from quantplan.memory.estimate import HOST
@@ -37,6 +37,7 @@ _TRIES = 64
 _CLEARLY = 1.25  # times as fast as everything on the host: from there on, more on the GPUs is taken to be faster
 
 
+_ADVISED = 1.0  # the first part of the key of a preset that nothing speaks against
 _PLACED, _BATCHED, _SIZED, _EXACT = 1, 2, 3, 4
 
 
@@ -60,17 +61,34 @@ class Search:
         self._groups, self._order = [], 0
         has_experts = self.tools.outline_of(space.quants[0]).has_experts
         self.effort.n_raw = max(self.effort.n_raw, space.n_raw(self.tools.n_layer, has_experts=has_experts))
-        for quant in space.quants:
-            for kv in space.kv_types:
-                for n_parallel in space.n_parallels:
-                    self._push(request, space, Group(level=0, quant=quant, kv=kv, n_parallel=n_parallel))
-        while self._groups:
+        now, later = self._in_two(request, space)
+        self._push_all(request, space, now)
+        while self._groups or later:
+            if later and (not self._groups or self._groups[0][0][0] > -_ADVISED):
+                self._push_all(request, space, later)
+                later = ()
+                continue
             negated, _, group = heapq.heappop(self._groups)
             if group.level == _EXACT:
                 return self._choice(request, group, tuple(-part for part in negated))
             for opened in self._open(request, space, group):
                 self._push(request, space, opened)
         return None
+
+    def _in_two(self, request: PlanRequest, space: Space) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The presets to look at, and those that come after all others anyway: their tensors are not worked out while
+        one of the others may fit. Where a limit rejects presets one by one, all are looked at, so that it is told."""
+        limited = request.min_tokens_per_s is not None or request.max_disk_bytes is not None
+        if request.any_preset or limited or self.tools.free_disk_bytes is not None:
+            return space.quants, ()
+        flagged = tuple(quant for quant in space.quants if self.tools.objection(quant) is not None)
+        return tuple(quant for quant in space.quants if quant not in flagged), flagged
+
+    def _push_all(self, request: PlanRequest, space: Space, quants: Sequence[str]) -> None:
+        for quant in quants:
+            for kv in space.kv_types:
+                for n_parallel in space.n_parallels:
+                    self._push(request, space, Group(level=0, quant=quant, kv=kv, n_parallel=n_parallel))
 
     # Groups ----------------------------------------------------------------------------------------------------
 

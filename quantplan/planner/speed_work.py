@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import prod
 
-from quantplan.ggml_types import ggml_types
+from quantplan.memory.estimate import loaded_parts
 from quantplan.memory.flash import is_latent
 from quantplan.memory.placement import ContextParams, Placement
-from quantplan.memory.weights import parts_of
+from quantplan.memory.weights import Part
 from quantplan.model.facts import LayerFacts, ModelFacts, TensorFacts
 from quantplan.planner.calibration import weight_class
 
@@ -58,11 +59,16 @@ class PreparedSpeed:
 
     facts: ModelFacts
     pieces: tuple[Piece, ...]
-    tensors: tuple[Piece, ...]
+    parts: tuple[Part, ...]
     share: float  # of the experts, that a token uses
     same_experts: bool
     placed: dict[tuple[Placement, bool], tuple[DeviceWork, ...]] = field(default_factory=dict)
     kept: dict[str, tuple[object, object]] = field(default_factory=dict)  # corrections, by host
+
+    @property
+    def tensors(self) -> tuple[Piece, ...]:
+        """Every tensor a piece of its own: for placements by name."""
+        return tuple(_single(part, self.facts.n_layer) for part in self.parts if part.layer is not None)
 
     @property
     def is_mixture(self) -> bool:
@@ -92,54 +98,50 @@ class PreparedSpeed:
 
 
 def prepare_speed(
-    facts: ModelFacts, tensors: Sequence[TensorFacts] | None = None, *, same_experts: bool = False
-) -> PreparedSpeed:
-    """`tensors` are the file's after quantization (default: as the facts have them)."""
-    n_nextn = facts.metadata.get(f"{facts.arch}.nextn_predict_layers", 0)
-    n_skipped = n_nextn if isinstance(n_nextn, int) and 0 < n_nextn < facts.n_layer else 0
-    parts = parts_of(tensors if tensors is not None else facts.tensors, n_layer=facts.n_layer, n_skipped=n_skipped,
-                     types=ggml_types())  # fmt: skip
-    single = []
-    for part in parts:
-        if part.layer is None:
-            continue
-        n_elements = 1
-        for n in part.ne:
-            n_elements *= n
-        kind = weight_class(part.type_name)
-        is_matrix = len(part.ne) > 1
-        piece = Piece(
-            layer=min(part.layer, facts.n_layer), is_expert="_exps" in part.name and is_matrix,
-            nbytes=((kind, part.nbytes),), n_elements=((kind, n_elements),), n_matrices=int(is_matrix),
-            n_vectors=int(not is_matrix), name=part.name,
-        )  # fmt: skip
-        single.append(piece)
+    facts: ModelFacts, tensors: Sequence[TensorFacts] | None = None, *, same_experts: bool = False,
+    parts: tuple[Part, ...] | None = None,
+) -> PreparedSpeed:  # fmt: skip
+    """`tensors` are the file's after quantization (default: as the facts have them), `parts` what is loaded of them,
+    where that is known already."""
+    loaded = loaded_parts(facts, tensors) if parts is None else parts
     used = facts.metadata.get(f"{facts.arch}.expert_used_count", facts.n_expert_used)
     n_used = sum(int(n) for n in used) / len(used) if isinstance(used, (list, tuple)) else facts.n_expert_used
     return PreparedSpeed(
-        facts=facts, pieces=_merged(single), tensors=tuple(single),
+        facts=facts, pieces=_merged(loaded, facts.n_layer), parts=loaded,
         share=min(n_used / facts.n_expert, 1.0) if facts.n_expert else 1.0, same_experts=same_experts,
     )  # fmt: skip
 
 
-def _merged(single: Sequence[Piece]) -> tuple[Piece, ...]:
+def _single(part: Part, n_layer: int) -> Piece:
+    """One tensor that belongs to a layer or the head."""
+    assert part.layer is not None
+    kind, is_matrix = weight_class(part.type_name), len(part.ne) > 1
+    return Piece(
+        layer=min(part.layer, n_layer), is_expert="_exps" in part.name and is_matrix, nbytes=((kind, part.nbytes),),
+        n_elements=((kind, prod(part.ne)),), n_matrices=int(is_matrix), n_vectors=int(not is_matrix), name=part.name,
+    )  # fmt: skip
+
+
+def _merged(parts: Sequence[Part], n_layer: int) -> tuple[Piece, ...]:
     """Two pieces a layer, dense and experts: placements that know no tensor names need no more."""
-    groups: dict[tuple[int, bool], list[Piece]] = {}
-    for piece in single:
-        groups.setdefault((piece.layer, piece.is_expert), []).append(piece)
-    merged = []
-    for (layer, is_expert), pieces in groups.items():
-        n_bytes: dict[str, int] = {}
-        n_elements: dict[str, int] = {}
-        for piece in pieces:
-            for (kind, size), (_, count) in zip(piece.nbytes, piece.n_elements, strict=True):
-                n_bytes[kind] = n_bytes.get(kind, 0) + size
-                n_elements[kind] = n_elements.get(kind, 0) + count
-        merged.append(Piece(
-            layer=layer, is_expert=is_expert, nbytes=tuple(n_bytes.items()), n_elements=tuple(n_elements.items()),
-            n_matrices=sum(p.n_matrices for p in pieces), n_vectors=sum(p.n_vectors for p in pieces),
-        ))  # fmt: skip
-    return tuple(merged)
+    groups: dict[tuple[int, bool], tuple[dict[str, int], dict[str, int], list[int]]] = {}
+    for part in parts:
+        if part.layer is None:
+            continue
+        kind, is_matrix = weight_class(part.type_name), len(part.ne) > 1
+        key = (min(part.layer, n_layer), is_matrix and "_exps" in part.name)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = ({}, {}, [0, 0])
+        n_bytes, n_elements, counts = group
+        n_bytes[kind] = n_bytes.get(kind, 0) + part.nbytes
+        n_elements[kind] = n_elements.get(kind, 0) + prod(part.ne)
+        counts[0 if is_matrix else 1] += 1
+    return tuple(
+        Piece(layer=layer, is_expert=is_expert, nbytes=tuple(n_bytes.items()), n_elements=tuple(n_elements.items()),
+              n_matrices=counts[0], n_vectors=counts[1])
+        for (layer, is_expert), (n_bytes, n_elements, counts) in groups.items()
+    )  # fmt: skip
 
 
 def work_of(model: PreparedSpeed, placement: Placement, *, kv_offload: bool = True) -> tuple[DeviceWork, ...]:

@@ -193,7 +193,11 @@ class _Run:
         tensor, chosen = row.tensor, self.overrides
         if not row.quantizable:
             return tensor.type_name
-        named = next((kind for pattern, kind in self.patterns if pattern.search(tensor.name)), None)
+        named = (
+            next((kind for pattern, kind in self.patterns if pattern.search(tensor.name)), None)
+            if (self.patterns)
+            else None
+        )
         if chosen.embedding_type and row.category is Category.TOKEN_EMBD:
             per_layer = tensor.name == "per_layer_token_embd.weight"
             if not (per_layer and named):

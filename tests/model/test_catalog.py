@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,9 @@ from quantplan.model import catalog
 from quantplan.model.hf_config import header_from_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+OTHERWISE = {"tiiuae/Falcon-H1-7B-Instruct": "its configuration here has wider layers than the hub's"}
+ROPE_SCALED = ("Llama-3", "Distill-Llama-8B", "gemma-3", "deepseek-coder")  # their configurations scale the rope
 ROPE_TABLES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-# Published counts that are not those of the language model in 16 bit; what is more there, and why.
-OTHERWISE = {
-    "google/gemma-3-12b-it": "vision tower",
-    "google/gemma-3-27b-it": "vision tower",
-    "Qwen/Qwen3-Next-80B-A3B-Instruct": "MTP layer",
-    "zai-org/GLM-4.5-Air": "MTP layer",
-    "baidu/ERNIE-4.5-21B-A3B-PT": "MTP layer",
-    "deepseek-ai/DeepSeek-V3": "MTP layer, and scales of FP8",
-    "openai/gpt-oss-20b": "scales of MXFP4",
-    "openai/gpt-oss-120b": "scales of MXFP4",
-    "Qwen/Qwen3-0.6B": "the tied output counted again",
-    "tencent/Hunyuan-7B-Instruct": "tied there, not in the configuration",
-    "nvidia/Nemotron-Mini-4B-Instruct": "tied there, not in the configuration",
-    "tiiuae/Falcon-H1-7B-Instruct": "its configuration here has wider layers than the hub's",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -60,26 +48,96 @@ def test_what_is_not_there_is_not_guessed() -> None:
 
 def test_ids_are_unique_and_every_model_has_a_header() -> None:
     ids = [entry.id for entry in catalog.entries()]
-    assert len(set(ids)) == len(ids) >= 50
+    assert len(set(ids)) == len(ids) >= 200
+    counts: dict[str, int] = {}
     for entry in catalog.entries():
-        header = header_from_config(entry.config)
-        counted = sum(t.n_elements for t in header.tensors if t.name not in ROPE_TABLES)
-        if entry.parameters is not None:
-            assert counted == entry.parameters, entry.id
+        if entry.parameters is None:
+            continue
+        if entry.shape not in counts:
+            header = header_from_config(entry.config)
+            counts[entry.shape] = sum(t.n_elements for t in header.tensors if t.name not in ROPE_TABLES)
+        assert counts[entry.shape] == entry.parameters, entry.id
+
+
+def published_rows(shared: Path) -> dict[str, dict[str, str]]:
+    with (shared / "facts" / "models_published.csv").open(newline="", encoding="utf-8") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
 
 
 def test_counts_agree_with_what_others_published(shared: Path) -> None:
-    with (shared / "facts" / "models_published.csv").open(newline="", encoding="utf-8") as file:
-        published = {row["name"]: int(row["parameters"]) for row in csv.DictReader(file) if row["parameters"]}
-    known = [entry for entry in catalog.entries() if entry.id in published]
-    assert len(known) > 20
+    """`published` is the table's to the unit; the language model and its tower are within 1 % of it, or the entry
+    says what else is counted there."""
+    rows = published_rows(shared)
+    known = [entry for entry in catalog.entries() if entry.id in rows]
+    assert len(known) > 200
+    assert {entry.id: entry.published for entry in known} == {e.id: int(rows[e.id]["parameters"]) for e in known}
     wrong = {
-        entry.id: (entry.parameters, published[entry.id])
+        entry.id: (entry.parameters, entry.published)
         for entry in known
-        if entry.id not in OTHERWISE
-        and abs(published[entry.id] - (entry.parameters or 0)) > 0.001 * published[entry.id]
-    }
+        if entry.beside is None and entry.id not in OTHERWISE
+        and abs((entry.published or 0) - (entry.parameters or 0) - (entry.vision_parameters or 0))
+        > 0.01 * (entry.published or 1)
+    }  # fmt: skip
     assert wrong == {}
+    assert sum(entry.beside is not None for entry in known) < 30
+
+
+def test_towers_are_as_large_as_towers_are() -> None:
+    """What a published count has beyond the language model is a tower only while it is as small as one."""
+    sizes = [entry.vision_parameters for entry in catalog.entries() if entry.vision_parameters is not None]
+    assert len(sizes) > 20
+    assert all(40_000_000 < size < 800_000_000 for size in sizes)
+    assert all(entry.vision_parameters for entry in catalog.entries() if "vision" in entry.uses)
+
+
+def test_contexts_are_those_of_the_configurations(shared: Path) -> None:
+    """The table's contexts where it read a configuration, but for those it multiplies by the factor of the rope."""
+    rows = published_rows(shared)
+    differ = {}
+    for entry in catalog.entries():
+        row = rows.get(entry.id)
+        if row is None or not row["num_hidden_layers"]:
+            continue
+        text = entry.config.get("text_config", entry.config)
+        assert isinstance(text, dict)
+        n_ctx = text.get("max_position_embeddings")
+        if n_ctx is not None and n_ctx != int(row["context_length"]):
+            differ[entry.id] = (n_ctx, int(row["context_length"]))
+    scaled = {model: theirs / ours for model, (ours, theirs) in differ.items()}
+    assert all(factor in (2, 4, 8) for factor in scaled.values()), differ
+    assert all(any(name in model for name in ROPE_SCALED) for model in scaled), differ
+
+
+def test_layers_and_heads_agree_with_what_others_published(shared: Path) -> None:
+    rows = published_rows(shared)
+    checked = 0
+    for entry in catalog.entries():
+        row = rows.get(entry.id)
+        text = entry.config.get("text_config", entry.config)
+        assert isinstance(text, dict)
+        for ours in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+            if row is not None and row[ours] and ours in text:
+                assert text[ours] == int(row[ours]), (entry.id, ours)
+                checked += 1
+    assert checked > 500
+
+
+@pytest.mark.parametrize("field", ["licence", "released", "source"])
+def test_no_entry_is_without_licence_date_and_source(field: str) -> None:
+    assert [entry.id for entry in catalog.entries() if not getattr(entry, field)] == []
+
+
+def test_sources_name_a_page_and_how_the_figures_were_had() -> None:
+    for entry in catalog.entries():
+        assert set(entry.source) == {"config", "how"}, entry.id
+        if entry.folder is None:
+            assert entry.source["config"] == f"https://huggingface.co/{entry.id}/blob/main/config.json"
+
+
+def test_uses_are_known_words_and_each_has_models() -> None:
+    by_use = Counter(use for entry in catalog.entries() for use in entry.uses)
+    assert set(by_use) == {"chat", "code", "reasoning", "tools", "vision", "embedding"}
+    assert min(by_use.values()) >= 7
 
 
 def test_the_file_is_what_the_script_writes(shared: Path) -> None:
