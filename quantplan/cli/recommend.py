@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 @plan_options
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan to this file.")
 @click.option("--explain", is_flag=True, help="Show what was rejected and where every number comes from.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write the plan as a page with charts and sliders, for any browser, without a network.")  # fmt: skip
+@click.option("--png", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Write the page's charts as PNG into this folder (the extra plot).")  # fmt: skip
 @hardware_option
 @click.option("--list-models", is_flag=True, help="List the models of the catalog and stop.")
 @json_option
 def command(
-    model: str | None, save: Path | None, explain: bool, machine: str | None, list_models: bool, as_json: bool,
-    **asked: Any,
+    model: str | None, save: Path | None, explain: bool, html: Path | None, png: Path | None, machine: str | None,
+    list_models: bool, as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """The quantization, context and layer offload for MODEL on this host or another, with memory by part and why.
 
@@ -45,6 +49,11 @@ def command(
         write_plan(save, planned.plan)
     answer, data = recommendation(planned, explain=explain)
     emit("recommend", data, as_json=as_json, text=recommendation_text(answer), warnings=_warnings(planned))
+    if html is not None or png is not None:
+        from quantplan.cli.recommend_page import write_pictures
+
+        words = {**asked, "model": model, "machine": machine}
+        write_pictures(planned, data, html=html, png=png, asked=words, warnings=_warnings(planned))
 
 
 def _warnings(planned: Planned) -> tuple[str, ...]:
