@@ -28,9 +28,10 @@ def write_pictures(
     warnings: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Writes what was asked for, and says where it lies. `asked` are the command's own parameters."""
+    from quantplan.report.document import to_plain
     from quantplan.report.page import Subject
 
-    subject = Subject(answer=answer, grid=planned_grid(planned), base=base_command(asked), warnings=warnings)
+    subject = Subject(answer=to_plain(answer), grid=planned_grid(planned), base=base_command(asked), warnings=warnings)
     if html is not None:
         from quantplan.report.page import write_page
 
@@ -65,13 +66,13 @@ def base_command(asked: dict[str, Any]) -> str:
     """The command that was typed, without what the sliders choose and without its outputs."""
     from quantplan.cli.plan_options import plan_options
 
-    options = {one.name: one for one in plan_options(click.command()(lambda: None)).params}  # type: ignore[arg-type]
+    options = {one.name: one for one in plan_options(click.command()(lambda: None)).params}
     words = ["quantplan", "recommend", str(asked["model"])]
     if asked.get("machine"):
         words += ["--hardware", str(asked["machine"])]
     for name, option in options.items():
         value = asked.get(name)
-        if name in _NOT_REPEATED or value is None or value == () or value == option.default:
+        if name in _NOT_REPEATED or value in (None, (), option.default):
             continue
         for one in value if isinstance(value, tuple) else (value,):
             words += [option.opts[0], _word(str(name), one)]

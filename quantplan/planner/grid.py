@@ -41,7 +41,7 @@ class Preset:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """The plan of one position. `lacks` is what it would take more of, None where it fits. Speeds are with every
-    slot's context full; `total_per_s` is of all slots together, 0 where unknown."""
+    slot's context full, None where memory lacks; `total_per_s` is of all slots together, 0 where unknown."""
 
     setting: Setting
     needs: tuple[DeviceMemory, ...]
@@ -169,10 +169,11 @@ def _cell(explorer: Explorer, asked: PlanRequest, choice: Choice | None, roomy: 
             return None
         lacks = _lack(explorer.tools, asked, choice)
     setting, tools = choice.setting, explorer.tools
-    decode, prefill = explorer.speeds(setting)
+    exists = lacks != "memory"  # nobody will run what has no room: no speed is told of it
+    decode, prefill = explorer.speeds(setting) if exists else (None, None)
     return Cell(
         setting=setting, needs=choice.needs, lacks=lacks, decode=decode, prefill=prefill,
-        total_per_s=tools.speed_of(setting, setting.n_ctx, setting.n_parallel)[0],
+        total_per_s=tools.speed_of(setting, setting.n_ctx, setting.n_parallel)[0] if exists else 0.0,
         cache_ram_bytes=cache_ram(asked, choice.needs, capacities_for(asked, tools)),
     )  # fmt: skip
 

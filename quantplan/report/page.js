@@ -74,24 +74,32 @@ function drawSliders(at) {
 
 /** @param {Position} at @param {Cell | null} cell */
 function drawTiles(at, cell) {
+  const plain = /^(f16|bf16|f32)$/.test(data.caches[at[1]] ?? "");
   const preset = data.presets[at[0]], slots = data.slots[at[2]] ?? 1;
   /** @type {[string, string, string, string][]} */
   const told = [];
+  const [noValue = "", why = ""] = cell?.lacks === "memory" || !cell ? ["–", "does not fit"] : ["not known", "a bandwidth is not known"];
   const speed = (/** @type {string} */ id, /** @type {string} */ name, /** @type {Figure | null} */ figure) =>
-    told.push([id, name, figure ? `${rate(figure[0])} tokens/s` : "not known", figure ? `${rate(figure[1])} to ${rate(figure[2])}` : "a bandwidth is not known"]);
+    told.push([id, name, figure ? `${rate(figure[0])} tokens/s` : noValue, figure ? `${rate(figure[1])} to ${rate(figure[2])}` : why]);
   if (data.generates) speed("decode", "Decode, context full", cell?.decode ?? null);
   speed("prefill", "Prompt, context full", cell?.prefill ?? null);
   if (slots > 1 && cell?.total && data.generates) told.push(["total", "All slots together", `${rate(cell.total)} tokens/s`, `${slots} slots decoding`]);
-  told.push(["quality", "Expected damage", preset?.value ? `${preset.value} nats` : "no figure yet", preset?.range ? `${preset.range}, mean KLD` : ""]);
+  told.push(["quality", "Expected damage", preset?.value ? `${preset.value} nats` : "no figure yet", preset?.range ? `${preset.range}, mean KLD${plain ? "" : "; a quantized cache adds its own"}` : ""]);
   told.push(["size", "Weights in the file", `${mib(preset?.bytes ?? 0)} MiB`, preset?.name ?? ""]);
   if (cell) told.push(["prompt-cache", "Prompt cache in RAM", cell.lacks ? "–" : `${mibDown(cell.promptCache)} MiB`, "at most, while serving"]);
   byId("tiles").replaceChildren(...told.map(([id, name, value, beside]) => html("div", { "data-tile": id },
-    html("dt", {}, name), html("dd", {}, html("strong", {}, value), html("span", {}, beside)))));
+    html("dt", {}, name), html("dd", {}, html("strong", {}, ...withUnit(value)), html("span", {}, beside)))));
   byId("objection").textContent = preset?.objection ? `${preset.name} is advised against: ${preset.objection}` : "";
-  byId("place").textContent = cell?.place ?? "";
+  byId("place").textContent = cell ? `${cell.lacks === "memory" ? "With enough RAM" : "Layers"}: ${cell.place}.` : "";
   const origins = [cell?.decode, cell?.prefill].flatMap((figure) => (figure ? [data.origins[figure[3]] ?? ""] : []));
   byId("origins").textContent = [...new Set(origins)].map((one) => `Speed: ${one}.`)
     .concat(preset?.origin ? [`Damage: ${preset.origin}.`] : []).join(" ");
+}
+
+/** A number, and its unit in smaller letters. @param {string} text */
+function withUnit(text) {
+  const at = text.indexOf(" ");
+  return at < 0 || !/\d/.test(text) ? [text] : [text.slice(0, at), html("small", {}, text.slice(at))];
 }
 
 /** Waits for a frame, so that many events make one picture. */

@@ -15,20 +15,21 @@ from typing import Any
 from quantplan import __version__
 from quantplan.artifact.receipt import write_atomically
 from quantplan.planner.grid import Grid
-from quantplan.report.document import to_plain
 from quantplan.report.page_data import as_script, page_data
 from quantplan.report.page_sections import explorer, head_of_page, sections
 
 _SCRIPTS = ("page_format.js", "page_data.js", "page_memory.js", "page_front.js", "page.js")
 _PATTERNS = """<svg class="hidden" aria-hidden="true" focusable="false"><defs>
-<pattern id="reserve" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path d="M0 3h6"/></pattern>
-<pattern id="over" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(-45)"><rect width="6" height="6"/><path d="M0 3h6"/></pattern>
-</defs></svg>"""  # noqa: E501 - markup
+<pattern id="reserve" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
+<path d="M0 3h6"/></pattern>
+<pattern id="over" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(-45)">
+<rect width="6" height="6"/><path d="M0 3h6"/></pattern>
+</defs></svg>"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a page is about: the data of a recommend document, the grid of its sliders, the command without them."""
+    """What a page is about: the `data` of a recommend document, the grid of its sliders, the command without them."""
 
     answer: Mapping[str, Any]
     grid: Grid
@@ -44,15 +45,14 @@ def write_page(path: Path, subject: Subject) -> None:
 
 def page_html(subject: Subject) -> str:
     """The page. Its policy lets nothing run or load but the script and the style inside."""
-    answer = to_plain(subject.answer)
+    answer = subject.answer
     style, script = _part("page.css"), "\n".join(_part(name) for name in _SCRIPTS)
     script = f"(() => {{\n{script}\n}})();\n"
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    data = page_data(subject.grid, base=subject.base, generates=answer["plan"]["speed"]["decode_tokens_per_s"] is not None
-                     or not answer["plan"].get("embeddings", False))  # fmt: skip
+    data = page_data(subject.grid, base=subject.base, generates=not answer["plan"].get("embeddings", False))
     title = f"{answer['model']['id']}: plan"
     return f"""<!doctype html>
 <html lang="en">

@@ -65,7 +65,7 @@ function verdict(cell) {
     return `Does not fit: ${told.join("; ") || "no memory is left"}.`;
   }
   const spare = used.map(({ device, held }) => `${mibDown(device.usable - held)} MiB on ${device.name}`);
-  return `Fits; beside the reserve stay free ${spare.join(", ")}.`;
+  return `Fits. To spare beside the reserve: ${spare.join(", ")}.`;
 }
 
 /** Which layers lie elsewhere than in the plan. @param {Cell} cell @param {Cell} plan */

@@ -30,8 +30,8 @@ class _Table:
 
 
 def page_data(grid: Grid, *, base: str, generates: bool) -> dict[str, Any]:
-    """What page.js reads. A cell is [lacks, [device, row] …, places, decode, prefill, total, prompt cache, micro-batch];
-    the tables `memory`, `places` and `origins` are what its indices point into."""
+    """What page_data.js reads. A cell is [lacks, [[device, row], …], place, decode, prefill, total, prompt cache,
+    micro-batch]; the tables `memory`, `places` and `origins` are what its indices point into."""
     memory, places, origins = _Table(), _Table(), _Table()
     names = [capacity.name for capacity in grid.capacities]
     gpus = [name for name in names if name != HOST]

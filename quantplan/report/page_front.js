@@ -79,7 +79,8 @@ function panel(points, { width, title, log, chosen, choose }) {
   if (path.length > 1) picture.append(svg("path", { d: `M${path.join("L")}`, class: "front" }));
   const dots = points.map((p) => ({ x: x(p.bytes), y: y(p.value) }));
   const ends = points.map((p) => ({ low: y(p.low), high: y(p.high) }));
-  const labels = placed(points, dots, ends, { left, right, top, bottom });
+  const line = path.map((pair) => pair.split(" ").map(Number));
+  const labels = placed(points, dots, ends, line, { left, right, top, bottom, chosen });
   points.forEach((p, i) => {
     const dot = dots[i] ?? { x: 0, y: 0 }, label = labels[i] ?? dot;
     const group = svg("g", { class: `point ${p.state}${p.front ? "" : " behind"}${p.index === chosen ? " chosen" : ""}` });
@@ -98,7 +99,7 @@ function panel(points, { width, title, log, chosen, choose }) {
 /** 1, 2 and 5 of each decade between two exponents. @param {number} low @param {number} high */
 function decades(low, high) {
   const found = [];
-  const factors = high - low > 2.2 ? [1] : [1, 2, 5];
+  const factors = high - low > 3.2 ? [1] : high - low > 1.8 ? [1, 3] : [1, 2, 5];
   for (let power = Math.floor(low); power <= Math.ceil(high); power++) {
     for (const factor of factors) {
       const value = factor * 10 ** power;
@@ -111,15 +112,22 @@ function decades(low, high) {
 /**
  * Labels beside their points where nothing lies under them.
  * @param {Point[]} points @param {{x: number, y: number}[]} dots @param {{low: number, high: number}[]} ends
- * @param {{left: number, right: number, top: number, bottom: number}} box
+ * @param {number[][]} line @param {{left: number, right: number, top: number, bottom: number, chosen: number}} box
  */
-function placed(points, dots, ends, box) {
+function placed(points, dots, ends, line, box) {
   /** @type {{x: number, y: number, w: number, h: number}[]} */
-  const taken = dots.flatMap((dot, i) => [{ x: dot.x - 7, y: dot.y - 7, w: 14, h: 14 },
-    { x: dot.x - 1, y: ends[i]?.high ?? dot.y, w: 2, h: (ends[i]?.low ?? dot.y) - (ends[i]?.high ?? dot.y) }]);
+  const taken = dots.flatMap((dot, i) => {
+    const r = points[i]?.index === box.chosen ? 11 : 7;
+    return [{ x: dot.x - r, y: dot.y - r, w: 2 * r, h: 2 * r },
+      { x: dot.x - 1, y: ends[i]?.high ?? dot.y, w: 2, h: (ends[i]?.low ?? dot.y) - (ends[i]?.high ?? dot.y) }];
+  });
+  for (const [i, [x2 = 0, y2 = 0]] of line.entries()) {
+    const [x1 = x2, y1 = y2] = line[i - 1] ?? [];
+    for (let t = 0; t < 1; t += 0.1) taken.push({ x: x1 + t * (x2 - x1) - 1, y: y1 + t * (y2 - y1) - 1, w: 2, h: 2 });
+  }
   return points.map((p, i) => {
     const dot = dots[i] ?? { x: 0, y: 0 }, end = ends[i] ?? { low: dot.y, high: dot.y }, w = widthOf(p.name, TEXT) + 2;
-    const tries = [[dot.x + 11, dot.y + 4], [dot.x - w - 10, dot.y + 4], [dot.x - w / 2, end.high - 7], [dot.x - w / 2, end.low + 14],
+    const tries = [[dot.x + 13, dot.y + 4], [dot.x - w - 12, dot.y + 4], [dot.x - w / 2, end.high - 7], [dot.x - w / 2, end.low + 14],
       [dot.x + 8, dot.y - 9], [dot.x + 8, dot.y + 17], [dot.x - w - 6, dot.y - 9], [dot.x - w - 6, dot.y + 17],
       [dot.x + 11, dot.y - 22], [dot.x + 11, dot.y + 30]];
     const free = (/** @type {number[]} */ [x = 0, y = 0]) => x >= box.left && x + w <= box.right + 12 && y - 11 >= box.top - 12

@@ -6,6 +6,7 @@ const TEXT = 12;
 /** A bar of each device: what the plan takes, what stays free, the reserve, what others hold. @param {Cell} cell */
 function drawMemory(cell) {
   const box = byId("memory");
+  byId("charts").classList.toggle("many", cell.needs.length > 3);
   const width = box.clientWidth, bar = 26, row = 62, right = width - 1;
   const shown = cell.needs.filter((need) => need.total > 0);
   const picture = frame(width, shown.length * row - 4, describeMemory(cell));
@@ -18,7 +19,7 @@ function drawMemory(cell) {
     picture.append(
       svg("text", { x: 0, y: top - 8, class: "strong" }, device.name),
       svg("text", { x: right, y: top - 8, "text-anchor": "end", class: held > device.usable ? "over" : "muted" },
-        `${mib(held)} of ${mibDown(device.usable)} MiB that may be used`),
+        `${mib(held)} of ${mibDown(device.usable)} MiB${width > 320 ? " that may be used" : ""}`),
       svg("rect", { x: 0, y: top, width: right, height: bar, class: "room" }));
     let from = 0;
     [...need.parts, held - need.total].forEach((part, k) => {
@@ -109,7 +110,8 @@ function drawContexts(at, choose) {
   const box = byId("contexts");
   const cells = data.contexts.map((_, i) => cellAt([at[0], at[1], at[2], i]));
   const panels = data.devices.map((_, i) => i).filter((i) => i === HOST ? hostMatters(cells) : cells.some((c) => c && heldBy(c, i)));
-  const width = Math.max(box.clientWidth, 200), height = 168, left = 46;
+  const all = Math.max(box.clientWidth, 200), width = panels.length > 2 && all >= 680 ? (all - 32) / 2 : all;
+  const height = 168, left = 46;
   box.replaceChildren(...panels.map((device) => contextPanel(cells, device, at[3], { width, height, left, choose })));
   byId("contexts-table").replaceChildren(contextTable(cells));
   byId("contexts-limit").textContent = limitText(at, cells);
@@ -188,7 +190,7 @@ function limitText(at, cells) {
   const fits = reach((cell) => !cell.lacks, data.fitsUpTo);
   const all = HOST ? reach((cell) => cell.state === "whole", data.wholeUpTo) : "";
   const told = fits ? `With this preset, cache and these slots it fits up to ${fits}.` : "No context fits with this preset, cache and these slots.";
-  return all && fits ? `${told} Every layer stays on the GPU up to ${all}.` : told;
+  return all && fits ? `${told} Every layer stays on the GPU${HOST > 1 ? "s" : ""} up to ${all}.` : told;
 }
 
 /** An empty picture with its description. @param {number} width @param {number} height @param {string} label */

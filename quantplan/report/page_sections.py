@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from quantplan.planner.grid import Axes, Grid
+from quantplan.report.page_data import PARTS
 from quantplan.report.recommendation import placement_text, rate
 from quantplan.units import GIB, MIB
 
@@ -26,8 +27,9 @@ def head_of_page(answer: _Answer, warnings: Sequence[str]) -> str:
     return f"""<header>
 <div><p class="eyebrow">quantplan</p><h1>{escape(model["id"])}</h1>
 <p>{escape(about)}<br><span class="muted">{escape(host_line(answer["hardware"]))}</span></p>{said}</div>
-<div class="theme needs-script"><label for="theme">Theme</label> <select id="theme"><option value="">as the system</option>
-<option value="light">light</option><option value="dark">dark</option></select></div>
+<div class="theme needs-script"><label for="theme">Theme</label> <select id="theme">
+<option value="">as the system</option><option value="light">light</option><option value="dark">dark</option>
+</select></div>
 {f'<ul class="warnings">{told}</ul>' if told else ""}</header>"""
 
 
@@ -52,7 +54,8 @@ def explorer(grid: Grid) -> str:
 <form id="controls" class="card needs-script" autocomplete="off">
 <h2 id="explore-title">What if</h2>
 {_sliders(grid)}
-<ul class="key" aria-label="Marks under the sliders"><li class="whole"><i></i>{_fits(grid)}</li>
+<ul class="key" aria-label="Marks under the sliders">
+<li class="whole"><i></i>{_fits(grid)}</li>
 {_moved(grid)}<li class="none"><i></i>does not fit</li></ul>
 <button type="button" id="reset">Back to the plan</button>
 </form>
@@ -64,9 +67,9 @@ def explorer(grid: Grid) -> str:
 <dl id="tiles" class="facts"></dl><p id="objection"></p><p id="origins"></p></div>
 <div id="charts" class="card needs-script">
 <figure><figcaption><h3>Memory by device</h3></figcaption>
-<div class="pair"><div id="memory" class="drawing"></div><div id="memory-table" class="scroll" role="region" tabindex="0"
-aria-label="Memory by device and part"></div></div></figure>
-<figure><figcaption><h3>Where the layers are</h3></figcaption>
+<div id="memory" class="drawing"></div></figure>
+<div id="memory-table" class="scroll" role="region" tabindex="0" aria-label="Memory by device and part"></div>
+<figure id="layers-figure"><figcaption><h3>Where the layers are</h3></figcaption>
 <div id="layers" class="drawing"></div><div id="layers-legend" class="legend"></div></figure></div>
 <div class="card needs-script">
 <figure><figcaption><h3>Context against memory</h3><p id="contexts-limit"></p></figcaption>
@@ -111,8 +114,9 @@ def _slider(name: str, label: str, count: int, at: int) -> str:
     off = " disabled" if count == 1 else ""
     return (
         f'<div class="slider"><div class="named"><label for="{name}">{label}</label>'
-        f'<output id="{name}-value" for="{name}"></output></div><input type="range" id="{name}" min="0" '
-        f'max="{count - 1}" step="1" value="{at}"{off}><div class="marks" id="{name}-marks" aria-hidden="true"></div></div>'
+        f'<output id="{name}-value" for="{name}"></output></div>'
+        f'<input type="range" id="{name}" min="0" max="{count - 1}" step="1" value="{at}"{off}>'
+        f'<div class="marks" id="{name}-marks" aria-hidden="true"></div></div>'
     )
 
 
@@ -121,6 +125,7 @@ def sections(answer: _Answer) -> str:
     why = "".join(f"<li>{escape(one)}</li>" for one in answer["why"])
     rejected = [(one["what"], one["why"]) for one in answer["rejected"]]
     told = [(one["what"], one["value"], one["how"]) for one in answer["explained"]]
+    argv = escape(shlex.join(answer["plan"]["argv"]))
     return f"""<section aria-labelledby="plan-title"><h2 id="plan-title">The plan</h2>{_plan(answer)}</section>
 <section aria-labelledby="why-title"><h2 id="why-title">Why</h2><ul>{why}</ul>
 {_folded("What was rejected", ("candidate", "why"), rejected) if rejected else ""}</section>
@@ -129,7 +134,7 @@ def sections(answer: _Answer) -> str:
 {_prose(("what", "value", "how it came about"), told)}</section>
 <section aria-labelledby="next-title"><h2 id="next-title">Next</h2>
 <pre id="next" tabindex="0" aria-label="Next command">{escape(answer["next"])}</pre>
-<h3>Served as planned</h3><pre id="argv" tabindex="0" aria-label="Server command">{escape(shlex.join(answer["plan"]["argv"]))}</pre></section>"""  # noqa: E501 - markup
+<h3>Served as planned</h3><pre id="argv" tabindex="0" aria-label="Server command">{argv}</pre></section>"""
 
 
 def _plan(answer: _Answer) -> str:
@@ -149,11 +154,13 @@ def _plan(answer: _Answer) -> str:
     if load:
         rows.append(("plan-load", "Load", f"{rate(load['value'])} s from a cold disk",
                      f"{rate(load['low'])} to {rate(load['high'])}; {load['origin']}"))  # fmt: skip
-    cells = "".join(
-        f'<div id="{name}"><dt>{escape(label)}</dt><dd><strong>{escape(value)}</strong><span>{escape(more)}</span></dd></div>'
-        for name, label, value, more in rows if value
-    )  # fmt: skip
+    cells = "".join(_fact(*row) for row in rows if row[2])
     return f'<dl class="facts">{cells}</dl>'
+
+
+def _fact(name: str, label: str, value: str, more: str) -> str:
+    told = f"<strong>{escape(value)}</strong><span>{escape(more)}</span>"
+    return f'<div id="{name}"><dt>{escape(label)}</dt><dd>{told}</dd></div>'
 
 
 def _where(answer: _Answer, plan: Mapping[str, Any]) -> str:
@@ -184,10 +191,14 @@ def _quality(quality: Mapping[str, Any] | None, quant: str) -> tuple[str, str]:
 def _memory(plan: Mapping[str, Any]) -> str:
     told = []
     for device in plan["memory"]["devices"]:
-        used = sum(device[f"{part}_bytes"] for part in ("model", "context", "compute", "output", "overhead"))
+        used = _total(device)
         free = "?" if device["free_bytes"] is None else f"{device['free_bytes'] // MIB:,}"
         told.append(f"{device['name']} {-(-used // MIB):,} of {free}")
     return ", ".join(told)
+
+
+def _total(device: Mapping[str, Any]) -> int:
+    return sum(device[f"{part}_bytes"] for part in PARTS)
 
 
 def _alternatives(answer: _Answer) -> str:
@@ -196,8 +207,7 @@ def _alternatives(answer: _Answer) -> str:
     rows = []
     for plan, trade in zip(answer["alternatives"], answer["trades"], strict=True):
         decode, quality = plan["speed"]["decode_tokens_per_s"], plan["quality"]
-        total = sum(value for device in plan["memory"]["devices"] for key, value in device.items()
-                    if key in ("model_bytes", "context_bytes", "compute_bytes", "output_bytes", "overhead_bytes"))  # fmt: skip
+        total = sum(map(_total, plan["memory"]["devices"]))
         rows.append((
             plan["quant"], f"{plan['n_ctx_per_slot']:,} tokens", f"{plan['type_k']}/{plan['type_v']}",
             _where(answer, plan), f"{rate(decode['value'])} ({_range(decode)})" if decode else "not known",
@@ -207,7 +217,7 @@ def _alternatives(answer: _Answer) -> str:
     heads = ("preset", "context", "cache", "layers", "decode, tokens/s", "mean KLD", "memory", "against the plan")
     return (
         '<section aria-labelledby="others-title"><h2 id="others-title">Alternatives</h2>'
-        f"<p class=muted>Speeds with the whole context in use.</p>{_prose(heads, rows)}</section>"
+        f'<p class="muted">Speeds with the whole context in use.</p>{_prose(heads, rows)}</section>'
     )
 
 
@@ -223,6 +233,6 @@ def _prose(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
     label = escape(f"Table: {heads[0]}, {heads[-1]}")
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table class="prose"><thead><tr>{head}</tr>'
-        f"</thead><tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table class="prose">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
