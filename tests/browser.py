@@ -50,11 +50,13 @@ class Browser:
         self._to, self._from = os.fdopen(to_read[1], "wb"), os.fdopen(to_write[0], "rb")
         self._rest, self._n, self._session = b"", 0, None
         self.requests: list[str] = []
+        self.blocked: list[str] = []  # what a policy forbade
         self.said: list[str] = []
+        self._asked: dict[str, str] = {}
         self._events: list[dict[str, Any]] = []
         page = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log", "DOM", "CSS", "Accessibility"):
+        for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
@@ -103,6 +105,9 @@ class Browser:
         method, params = told.get("method"), told.get("params", {})
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
+            self._asked[params["requestId"]] = params["request"]["url"]
+        elif method == "Network.loadingFailed" and params.get("blockedReason"):
+            self.blocked.append(self._asked[params["requestId"]])
         elif method == "Runtime.exceptionThrown":
             self.said.append(json.dumps(params["exceptionDetails"])[:500])
         elif method == "Log.entryAdded":

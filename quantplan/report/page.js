@@ -28,6 +28,25 @@ function move(axis, index) {
   draw();
 }
 
+/** How wide the drawings are: asked once for all, since asking between changes makes the browser lay out anew. */
+const widths = { memory: 0, layers: 0, contexts: 0, front: 0, marks: 0 };
+function measure() {
+  for (const name of /** @type {const} */ (["memory", "layers", "contexts", "front"])) {
+    widths[name] = Math.max(byId(name).clientWidth, 200);
+  }
+  widths.marks = Math.max(byId("context-marks").clientWidth, 200);
+}
+
+/** Fills a folded table when somebody looks. @param {string} id @param {() => Node} make */
+function whenOpen(id, make) {
+  const box = byId(id), fold = box.closest("details");
+  const fill = () => box.replaceChildren(make());
+  if (!fold) return;
+  fold.ontoggle = () => { if (fold.open) fill(); };
+  if (fold.open) fill();
+  else box.replaceChildren();
+}
+
 function draw() {
   const at = position();
   drawSliders(at);
@@ -50,25 +69,33 @@ function draw() {
   drawFront(at, (preset) => move(0, preset));
 }
 
+/** The marks under each slider, made once. @type {HTMLElement[][]} */
+const marks = inputs.map((input, axis) => {
+  const count = Number(input.max) + 1;
+  const made = Array.from({ length: count }, (_, i) => {
+    const mark = html("span", { class: "mark" }, html("i"), html("b"));
+    mark.style.left = `calc(10px + (100% - 20px) * ${count > 1 ? i / (count - 1) : 0})`;
+    mark.addEventListener("click", () => move(axis, i));
+    return mark;
+  });
+  byId(`${input.id}-marks`).replaceChildren(...made);
+  return made;
+});
+
 /** @param {Position} at */
 function drawSliders(at) {
   inputs.forEach((input, axis) => {
-    const text = said(axis, at[axis] ?? 0, false);
+    const chosen = at[axis] ?? 0, text = said(axis, chosen, false), own = marks[axis] ?? [];
     byId(`${input.id}-value`).textContent = text;
-    const state = stateAt(at);
-    input.setAttribute("aria-valuetext", `${text}: ${STATES[state]}`);
-    const marks = byId(`${input.id}-marks`), count = Number(input.max) + 1;
-    const room = (marks.clientWidth - 20) / Math.max(count - 1, 1), labels = Array.from({ length: count }, (_, i) => said(axis, i, true));
+    input.setAttribute("aria-valuetext", `${text}: ${STATES[stateAt(at)]}`);
+    const room = (widths.marks - 20) / Math.max(own.length - 1, 1), labels = own.map((_, i) => said(axis, i, true));
     const every = Math.max(1, Math.ceil(Math.max(...labels.map((label) => widthOf(label, 11.5) + 4)) / room));
-    marks.replaceChildren(...labels.map((label, i) => {
+    own.forEach((mark, i) => {
       const there = /** @type {Position} */ (at.map((value, k) => (k === axis ? i : value)));
-      const shown = i === at[axis] || ((count - 1 - i) % every === 0 && Math.abs(i - (at[axis] ?? 0)) >= every);
-      const mark = html("span", { class: `mark ${stateAt(there)}${i === at[axis] ? " chosen" : ""}` },
-        html("i", {}), html("b", {}, shown ? label : ""));
-      mark.style.left = `calc(10px + (100% - 20px) * ${count > 1 ? i / (count - 1) : 0})`;
-      mark.addEventListener("click", () => move(axis, i));
-      return mark;
-    }));
+      const shown = i === chosen || ((own.length - 1 - i) % every === 0 && Math.abs(i - chosen) >= every);
+      mark.className = `mark ${stateAt(there)}${i === chosen ? " chosen" : ""}`;
+      if (mark.lastChild) mark.lastChild.textContent = shown ? labels[i] ?? "" : "";
+    });
   });
 }
 
@@ -121,7 +148,10 @@ byId("reset").addEventListener("click", () => {
 });
 const theme = /** @type {HTMLSelectElement} */ (byId("theme"));
 theme.addEventListener("change", () => { document.documentElement.dataset["theme"] = theme.value; });
-new ResizeObserver(drawSoon).observe(byId("result"));
+new ResizeObserver(() => {
+  measure();
+  drawSoon();
+}).observe(byId("result"));
 
 /** @type {HTMLDetailsElement[]} */
 let opened = [];
@@ -133,4 +163,5 @@ addEventListener("afterprint", () => {
   for (const one of opened) one.open = false;
 });
 document.documentElement.classList.add("drawn");
+measure();
 draw();

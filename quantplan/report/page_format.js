@@ -14,9 +14,12 @@ function mibDown(bytes) {
   return whole(Math.floor(bytes / MIB));
 }
 
+const WHOLE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const DIGITS = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
+
 /** @param {number} n */
 function whole(n) {
-  return n.toLocaleString("en-US", { maximumFractionDigits: 0 });
+  return WHOLE.format(n);
 }
 
 /** Three digits; the data holds no more. @param {number} value */

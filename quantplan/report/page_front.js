@@ -19,11 +19,11 @@ function drawFront(at, choose) {
   });
   const what = data.generates ? "decode, tokens/s: more is better" : "prompt, tokens/s: more is better";
   const box = byId("front");
-  const width = box.clientWidth, half = width >= 680 ? (width - 32) / 2 : width;
+  const width = widths.front, half = width >= 680 ? (width - 32) / 2 : width;
   box.replaceChildren(
     panel(quality, { width: half, title: "damage, mean KLD in nats: less is better", log: true, chosen: at[0], choose }),
     panel(speed, { width: half, title: what, log: false, chosen: at[0], choose }));
-  byId("front-table").replaceChildren(frontTable(cells, front, what));
+  whenOpen("front-table", () => frontTable(cells, front, what));
 }
 
 /**
@@ -68,7 +68,7 @@ function panel(points, { width, title, log, chosen, choose }) {
   };
   for (const tick of log ? decades(floor, roof) : ticks(roof, 4)) {
     picture.append(svg("line", { x1: left, x2: right, y1: y(tick), y2: y(tick), class: "grid" }),
-      svg("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", class: "muted" }, tick.toLocaleString("en-US", { maximumSignificantDigits: 3 })));
+      svg("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", class: "muted" }, DIGITS.format(tick)));
   }
   for (const tick of sizes) {
     picture.append(svg("text", { x: x(tick * unit), y: bottom + 16, "text-anchor": "middle", class: "muted" }, String(tick)));
@@ -129,7 +129,8 @@ function placed(points, dots, ends, line, box) {
     const dot = dots[i] ?? { x: 0, y: 0 }, end = ends[i] ?? { low: dot.y, high: dot.y }, w = widthOf(p.name, TEXT) + 2;
     const tries = [[dot.x + 13, dot.y + 4], [dot.x - w - 12, dot.y + 4], [dot.x - w / 2, end.high - 7], [dot.x - w / 2, end.low + 14],
       [dot.x + 8, dot.y - 9], [dot.x + 8, dot.y + 17], [dot.x - w - 6, dot.y - 9], [dot.x - w - 6, dot.y + 17],
-      [dot.x + 11, dot.y - 22], [dot.x + 11, dot.y + 30]];
+      ...[26, 40, 54, 68].flatMap((far) => [[dot.x - w / 2, dot.y - far], [dot.x - w / 2, dot.y + far], [dot.x + 8, dot.y - far],
+        [dot.x - w - 6, dot.y - far], [dot.x + 8, dot.y + far], [dot.x - w - 6, dot.y + far]])];
     const free = (/** @type {number[]} */ [x = 0, y = 0]) => x >= box.left && x + w <= box.right + 12 && y - 11 >= box.top - 12
       && y <= box.bottom - 2 && !taken.some((t) => x < t.x + t.w && t.x < x + w && y - 11 < t.y + t.h && t.y < y + 3);
     const [x = 0, y = 0] = tries.find(free) ?? tries[0] ?? [];

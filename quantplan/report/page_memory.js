@@ -6,8 +6,12 @@ const TEXT = 12;
 /** A bar of each device: what the plan takes, what stays free, the reserve, what others hold. @param {Cell} cell */
 function drawMemory(cell) {
   const box = byId("memory");
-  byId("charts").classList.toggle("many", cell.needs.length > 3);
-  const width = box.clientWidth, bar = 26, row = 62, right = width - 1;
+  const many = cell.needs.length > 3, charts = byId("charts");
+  if (many !== charts.classList.contains("many")) {
+    charts.classList.toggle("many", many);
+    measure();
+  }
+  const width = widths.memory, bar = 26, row = 62, right = width - 1;
   const shown = cell.needs.filter((need) => need.total > 0);
   const picture = frame(width, shown.length * row - 4, describeMemory(cell));
   shown.forEach((need, i) => {
@@ -83,7 +87,7 @@ function swatch(kind, text) {
 /** Every layer as a box on its device; what lies elsewhere than in the plan is marked. @param {Cell} cell @param {Cell} plan */
 function drawLayers(cell, plan) {
   const box = byId("layers");
-  const width = box.clientWidth, mine = layerDevices(cell), its = layerDevices(plan);
+  const width = widths.layers, mine = layerDevices(cell), its = layerDevices(plan);
   const step = width / mine.length, gap = step > 6 ? 2 : step > 3 ? 1 : 0;
   const picture = frame(width, 44, `${cell.place}. ${moves(cell, plan)}`);
   mine.forEach((device, i) => {
@@ -110,10 +114,10 @@ function drawContexts(at, choose) {
   const box = byId("contexts");
   const cells = data.contexts.map((_, i) => cellAt([at[0], at[1], at[2], i]));
   const panels = data.devices.map((_, i) => i).filter((i) => i === HOST ? hostMatters(cells) : cells.some((c) => c && heldBy(c, i)));
-  const all = Math.max(box.clientWidth, 200), width = panels.length > 2 && all >= 680 ? (all - 32) / 2 : all;
+  const all = widths.contexts, width = panels.length > 2 && all >= 680 ? (all - 32) / 2 : all;
   const height = 168, left = 46;
   box.replaceChildren(...panels.map((device) => contextPanel(cells, device, at[3], { width, height, left, choose })));
-  byId("contexts-table").replaceChildren(contextTable(cells));
+  whenOpen("contexts-table", () => contextTable(cells));
   byId("contexts-limit").textContent = limitText(at, cells);
 }
 

@@ -51,7 +51,7 @@ def host_line(host: Mapping[str, Any]) -> str:
 def explorer(grid: Grid) -> str:
     """The sliders, and places for what the script draws."""
     return f"""<section id="explore" aria-labelledby="explore-title">
-<form id="controls" class="card needs-script" autocomplete="off">
+<form id="controls" class="card needs-script" autocomplete="off" aria-labelledby="explore-title">
 <h2 id="explore-title">What if</h2>
 {_sliders(grid)}
 <ul class="key" aria-label="Marks under the sliders">
