@@ -18,7 +18,10 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HOW_TO_INSTALL = "no Chromium on this host: apt-get install chromium (Debian), or name one in CHROMIUM"
 # Chromium reads commands from descriptor 3 and answers on 4.
-_LAUNCH = "import os, sys; r, w = int(sys.argv[1]), int(sys.argv[2]); os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"  # noqa: E501
+_LAUNCH = (
+    "import os, sys; to_read, to_write = int(sys.argv[1]), int(sys.argv[2]); "
+    "os.dup2(to_read, 3); os.dup2(to_write, 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 def chromium() -> str | None:

@@ -128,7 +128,7 @@ def grid_of(explorer: Explorer, axes: Axes) -> Grid:
     cells = []
     for position in axes.positions():
         asked = _asked(explorer, position)
-        choice = explorer.best if position == own else search.best(asked)
+        choice = explorer.best if position == own else _alone(search).best(asked)
         cells.append(_cell(explorer, asked, choice, roomy))
     whole, fits = _limits(explorer, axes, search)
     return Grid(
@@ -138,6 +138,11 @@ def grid_of(explorer: Explorer, axes: Axes) -> Grid:
                  axes.contexts.index(at.n_ctx)),
         n_layer=explorer.tools.n_layer, whole_n_ctx=whole, fits_n_ctx=fits,
     )  # fmt: skip
+
+
+def _alone(search: Search) -> Search:
+    """A search that learned nothing yet of what does not fit, as the command's own: only what it worked out is kept."""
+    return Search(search.tools, frames=search.frames, paces=search.paces, speeds=search.speeds)
 
 
 def _asked(explorer: Explorer, position: tuple[str, tuple[str, str], int, int]) -> PlanRequest:
@@ -198,7 +203,7 @@ def _limits(explorer: Explorer, axes: Axes, search: Search) -> tuple[int | None,
     def choice(n_ctx: int) -> Choice | None:
         if n_ctx not in known:
             position = (at.quant, (at.type_k, at.type_v), at.n_parallel, n_ctx)
-            known[n_ctx] = search.best(_asked(explorer, position))
+            known[n_ctx] = _alone(search).best(_asked(explorer, position))
         return known[n_ctx]
 
     def whole(n_ctx: int) -> bool:

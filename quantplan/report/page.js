@@ -89,7 +89,7 @@ function drawSliders(at) {
     byId(`${input.id}-value`).textContent = text;
     input.setAttribute("aria-valuetext", `${text}: ${STATES[stateAt(at)]}`);
     const room = (widths.marks - 20) / Math.max(own.length - 1, 1), labels = own.map((_, i) => said(axis, i, true));
-    const every = Math.max(1, Math.ceil(Math.max(...labels.map((label) => widthOf(label, 11.5) + 4)) / room));
+    const every = Math.max(1, Math.ceil(Math.max(...labels.map((label) => widthOf(label, 11.5, true) + 3)) / room));
     own.forEach((mark, i) => {
       const there = /** @type {Position} */ (at.map((value, k) => (k === axis ? i : value)));
       const shown = i === chosen || ((own.length - 1 - i) % every === 0 && Math.abs(i - chosen) >= every);

@@ -76,12 +76,22 @@ function table(caption, rows) {
     html("caption", { class: "hidden" }, caption),
     html("thead", {}, html("tr", {}, ...heads.map((cell) => html("th", { scope: "col" }, cell)))),
     html("tbody", {}, ...rest.map(([first = "", ...cells]) =>
-      html("tr", {}, html("th", { scope: "row" }, first), ...cells.map((cell) => html("td", {}, cell))))));
+      html("tr", {}, html("th", { scope: "row" }, first), ...cells.map(cellOf)))));
 }
 
-/** About how wide a text is. @param {string} text @param {number} size */
-function widthOf(text, size) {
-  return text.length * size * 0.58;
+/** A cell; words are aligned as words and keep a width to be read in. @param {Node | string} content */
+function cellOf(content) {
+  return html("td", typeof content === "string" && /[a-z]{3}/.test(content) ? { class: "text" } : {}, content);
+}
+
+const pen = document.createElement("canvas").getContext("2d");
+const family = getComputedStyle(document.body).fontFamily;
+
+/** How wide a text is drawn. @param {string} text @param {number} size @param {boolean} [bold] */
+function widthOf(text, size, bold = false) {
+  if (!pen) return text.length * size * 0.66;
+  pen.font = `${bold ? 600 : 400} ${size}px ${family}`;
+  return pen.measureText(text).width;
 }
 
 /** Round ticks from 0 up to a largest value, about so many. @param {number} largest @param {number} count */

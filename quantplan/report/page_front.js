@@ -126,7 +126,7 @@ function placed(points, dots, ends, line, box) {
     for (let t = 0; t < 1; t += 0.1) taken.push({ x: x1 + t * (x2 - x1) - 1, y: y1 + t * (y2 - y1) - 1, w: 2, h: 2 });
   }
   return points.map((p, i) => {
-    const dot = dots[i] ?? { x: 0, y: 0 }, end = ends[i] ?? { low: dot.y, high: dot.y }, w = widthOf(p.name, TEXT) + 2;
+    const dot = dots[i] ?? { x: 0, y: 0 }, end = ends[i] ?? { low: dot.y, high: dot.y }, w = widthOf(p.name, TEXT, p.index === box.chosen) + 3;
     const tries = [[dot.x + 13, dot.y + 4], [dot.x - w - 12, dot.y + 4], [dot.x - w / 2, end.high - 7], [dot.x - w / 2, end.low + 14],
       [dot.x + 8, dot.y - 9], [dot.x + 8, dot.y + 17], [dot.x - w - 6, dot.y - 9], [dot.x - w - 6, dot.y + 17],
       ...[26, 40, 54, 68].flatMap((far) => [[dot.x - w / 2, dot.y - far], [dot.x - w / 2, dot.y + far], [dot.x + 8, dot.y - far],

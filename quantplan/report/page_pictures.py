@@ -111,7 +111,9 @@ def presets_chart(grid: Grid, title: str) -> tuple[list[Shape], int]:
     speeds = [(cell.decode or cell.prefill) if cell else None for cell in cells]
     speed = [figure.value if figure else None for figure in speeds]
     fits = [cell is not None and not cell.lacks for cell in cells]
-    shapes: list[Shape] = [Words(x=24, y=26, text=_short(f"{title.rpartition(', ')[0]}: size against quality and speed"), size=15)]
+    shapes: list[Shape] = [
+        Words(x=24, y=26, text=_short(f"{title.rpartition(', ')[0]}: size against quality and speed"), size=15)
+    ]
     what = "decode" if any(cell and cell.decode for cell in cells) else "prompt"
     shapes += _scatter(grid, damage, fits, name="damage, mean KLD in nats", top=TOP + 20, log=True)
     shapes += _scatter(grid, speed, fits, name=f"{what}, tokens/s", top=TOP + 60 + PANEL, log=False)
@@ -144,7 +146,9 @@ def _scatter(
     for tick in _ticks(largest / unit):
         shapes.append(Words(x=x(tick * unit), y=floor + 16, text=f"{tick:g}", size=11, anchor="middle"))
     middle = (LEFT + WIDTH - RIGHT) / 2
-    shapes.append(Words(x=middle, y=floor + 34, text=f"weights in the file, {named}; (x): does not fit", anchor="middle"))
+    shapes.append(
+        Words(x=middle, y=floor + 34, text=f"weights in the file, {named}; (x): does not fit", anchor="middle")
+    )
     for preset, value, ok in shown:
         at = (x(preset.file_bytes), y(value))
         text = preset.quant if ok else f"{preset.quant} (x)"

@@ -75,8 +75,8 @@ def explorer(grid: Grid) -> str:
 <figure><figcaption><h3>Context against memory</h3><p id="contexts-limit"></p></figcaption>
 <div id="contexts" class="drawing"></div>{_as_table("contexts-table", "Memory at each context")}</figure></div>
 <div class="card needs-script"><figure><figcaption><h3>Size against quality and speed</h3>
-<p>Every preset at this context, with this cache and these slots. Filled: no other is better in size, damage and speed at
-once. Lines are the ranges.</p></figcaption>
+<p>Every preset at this context, with this cache and these slots. Filled: no other is better in size, damage and speed
+at once. Lines are the ranges.</p></figcaption>
 <div id="front" class="drawing"></div>{_as_table("front-table", "Presets side by side")}</figure></div>
 <div class="card needs-script"><h3>This position on the command line</h3><pre id="command" tabindex="0"
 aria-label="Command of this position"></pre></div>
@@ -231,8 +231,9 @@ def _prose(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
         for first, *cells in rows
     )
-    label = escape(f"Table: {heads[0]}, {heads[-1]}")
+    label = escape(", ".join(heads))
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table class="prose">'
+        f'<caption class="hidden">{label}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

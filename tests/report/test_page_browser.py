@@ -24,7 +24,8 @@ FRAME_MS = 1000 / 60
 AXES = ("preset", "cache", "slots", "context")
 READ = """(() => {
   const text = id => document.getElementById(id).textContent;
-  const rows = [...document.querySelectorAll("#memory-table tr")].map(row => [...row.children].map(cell => cell.textContent));
+  const cells = row => [...row.children].map(cell => cell.textContent);
+  const rows = [...document.querySelectorAll("#memory-table tr")].map(cells);
   const tiles = Object.fromEntries([...document.querySelectorAll("[data-tile]")].map(tile =>
     [tile.dataset.tile, [tile.querySelector("strong").textContent, tile.querySelector("dd > span").textContent]]));
   return {rows, tiles, verdict: text("verdict"), place: text("place"), command: text("command"), moves: text("moves")};
@@ -90,7 +91,7 @@ def test_it_asks_for_nothing_and_complains_of_nothing(chrome: Browser, on_a_card
     chrome.open(on_a_card.address)
     for at in ((0, 0, 0, 0), (5, 2, 3, 6), (2, 1, 1, 4)):
         move(chrome, at)
-    chrome.run("document.getElementById('theme').value = 'dark'; document.getElementById('theme').dispatchEvent(new Event('change'))")
+    chrome.run("theme.value = 'dark'; theme.dispatchEvent(new Event('change'))")
     chrome.frames()
     assert chrome.requests == [on_a_card.address]
     assert chrome.said == []
@@ -98,9 +99,7 @@ def test_it_asks_for_nothing_and_complains_of_nothing(chrome: Browser, on_a_card
 
 
 @pytest.mark.parametrize("where", ["on_a_card", "on_a_cpu"])
-def test_the_plan_s_numbers_are_the_document_s(
-    chrome: Browser, where: str, request: pytest.FixtureRequest
-) -> None:
+def test_the_plan_s_numbers_are_the_document_s(chrome: Browser, where: str, request: pytest.FixtureRequest) -> None:
     page: Page = request.getfixturevalue(where)
     chrome.look(width=1440)
     chrome.open(page.address)
@@ -120,9 +119,7 @@ def test_the_plan_s_numbers_are_the_document_s(
 
 
 @pytest.mark.parametrize("where", ["on_a_card", "on_a_cpu"])
-def test_every_position_says_what_its_command_says(
-    chrome: Browser, where: str, request: pytest.FixtureRequest
-) -> None:
+def test_every_position_says_what_its_command_says(chrome: Browser, where: str, request: pytest.FixtureRequest) -> None:
     """The command shown is taken apart and planned anew, by what `recommend` itself calls."""
     page: Page = request.getfixturevalue(where)
     axes = page.subject.grid.axes
@@ -155,7 +152,10 @@ def test_sizes_are_those_of_inspect(chrome: Browser, on_a_card: Page) -> None:
 
     known = sizes(read_model(LLAMA), None)
     chrome.open(on_a_card.address)
-    shown = chrome.run("[...document.querySelectorAll('#front-table tbody tr')].map(r => [r.children[0].textContent, r.children[1].textContent])")
+    chrome.run("document.getElementById('front-table').closest('details').open = true")
+    chrome.frames()
+    rows = "[...document.querySelectorAll('#front-table tbody tr')]"
+    shown = chrome.run(f"{rows}.map(row => [row.children[0].textContent, row.children[1].textContent])")
     assert [name for name, _ in shown] == list(on_a_card.subject.grid.axes.quants)
     for name, size in shown:
         assert size == up(known[name]["tensor_bytes"])
@@ -253,13 +253,19 @@ def test_by_keyboard(chrome: Browser, on_a_card: Page) -> None:
         chrome.press("Tab")
         order.append(chrome.run(focused))
     assert order == ["skip", "theme", "context", "slots", "cache", "preset"]
-    outline = "getComputedStyle(document.activeElement).outlineStyle + getComputedStyle(document.activeElement).outlineWidth"
+    outline = (
+        "getComputedStyle(document.activeElement).outlineStyle + getComputedStyle(document.activeElement).outlineWidth"
+    )
     assert chrome.run(outline) == "solid3px"
     for axis in AXES:
         chrome.run(f"document.getElementById('{axis}').focus()")
-        before = chrome.run(f"[{axis}.value, {axis}.getAttribute('aria-valuetext'), document.getElementById('position').textContent]")
+        before = chrome.run(
+            f"[{axis}.value, {axis}.getAttribute('aria-valuetext'), document.getElementById('position').textContent]"
+        )
         chrome.press("End" if axis == "context" else "ArrowRight")
-        after = chrome.run(f"[{axis}.value, {axis}.getAttribute('aria-valuetext'), document.getElementById('position').textContent]")
+        after = chrome.run(
+            f"[{axis}.value, {axis}.getAttribute('aria-valuetext'), document.getElementById('position').textContent]"
+        )
         assert all(old != new for old, new in zip(before, after, strict=True)), axis
     chrome.run("preset.focus()")
     chrome.press("Tab")
@@ -311,7 +317,9 @@ def test_it_is_readable(
     middle = (len(grid.axes.quants) // 2, 1, 1, len(grid.axes.contexts) - 2)
     for name, at in (("plan", grid.plan_at), ("full", last), ("between", middle)):
         move(chrome, at)
-        chrome.run("document.querySelectorAll('details').forEach(one => { one.open = " + str(name == "full").lower() + "; })")
+        chrome.run(
+            "document.querySelectorAll('details').forEach(one => { one.open = " + str(name == "full").lower() + "; })"
+        )
         chrome.frames()
         chrome.screenshot(screenshots / f"{where[3:]}-{name}-{width}-{theme}.png")
         assert {kind: said for kind, said in chrome.run(PROBE).items() if said} == {}, (name, width, theme)
@@ -322,7 +330,7 @@ def test_the_theme_can_be_chosen(chrome: Browser, on_a_cpu: Page) -> None:
     chrome.open(on_a_cpu.address)
     card = "getComputedStyle(document.querySelector('.card')).backgroundColor"
     light = chrome.run(card)
-    choose = "(v => {{ const t = document.getElementById('theme'); t.value = v; t.dispatchEvent(new Event('change')); }})('{}')"
+    choose = "theme.value = '{}'; theme.dispatchEvent(new Event('change'))"
     chrome.run(choose.format("dark"))
     dark = chrome.run(card)
     chrome.look(width=1440, theme="dark")
@@ -351,7 +359,9 @@ def test_on_paper_and_without_motion(chrome: Browser, on_a_cpu: Page, screenshot
 
 
 def test_a_hostile_name_is_a_name(chrome: Browser, tmp_path: Path) -> None:
-    name = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp;\u2028'\""
+    name = (
+        "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp;\u2028'\""
+    )
     page = make_page(tmp_path / "hostile.html", "Qwen/Qwen3-0.6B", "cpu+8GB", "--ctx", "4096", name=name)
     chrome.requests.clear()
     chrome.said.clear()
