@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 @plan_options
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan to this file.")
 @click.option("--explain", is_flag=True, help="Show what was rejected and where every number comes from.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write the plan as a page with charts and sliders, for any browser, without a network.")  # fmt: skip
+@click.option("--png", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Write the page's charts as PNG into this folder (the extra plot).")  # fmt: skip
 @catalog_options
 @price_options
 @click.option("--list-models", is_flag=True, help="List the models of the catalog and stop.")
 @json_option
 def command(
-    model: str | None, save: Path | None, explain: bool, list_models: bool, as_json: bool, **asked: Any
-) -> None:
+    model: str | None, save: Path | None, explain: bool, html: Path | None, png: Path | None, list_models: bool,
+    as_json: bool, **asked: Any,
+) -> None:  # fmt: skip
     """The quantization, context and layer offload for MODEL on this host or another, with memory by part and why.
     With several machines: MODEL on each, side by side. Without MODEL: which models of the catalog are worth running.
 
@@ -41,6 +46,8 @@ def command(
     if what is not What.PLAN or model is None:
         from quantplan.cli.recommend_what import show
 
+        if html or png:
+            raise click.UsageError("--html and --png show one MODEL on one machine", click.get_current_context())
         show(what, model, machine, as_json=as_json, rest=rest)
         return
     from quantplan.cli.recommend_what import one_plan
@@ -49,6 +56,11 @@ def command(
     planned, answer, data, more = one_plan(model, machine, explain=explain, save=save, rest=rest)
     text = "\n\n".join((recommendation_text(answer), *more))
     emit("recommend", data, as_json=as_json, text=text, warnings=_warnings(planned))
+    if html is not None or png is not None:
+        from quantplan.cli.recommend_page import write_pictures
+
+        words = {**rest.asked, "model": model, "machine": machine}
+        write_pictures(planned, data, html=html, png=png, asked=words, warnings=_warnings(planned))
 
 
 def _warnings(planned: Planned) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class _Axes:
     def __init__(self, shown: Sequence[Compared]) -> None:
         largest = max(one.bytes for one in shown)
         self.unit, self.unit_name = (GIB, "GiB") if largest >= GIB else (MIB, "MiB")
-        self.step = _step(largest / self.unit)
+        self.step = round_step(largest / self.unit)
         self.x_high = math.ceil(largest * 1.12 / self.unit / self.step) * self.step
         positive = [v for one in shown if one.kld for v in (one.kld.value, one.kld.low, one.kld.high) if v > 0]
         self.has_zero = any(one.kld and one.kld.value <= 0 for one in shown)
@@ -96,7 +96,7 @@ class _Axes:
         return [*ticks, (FLOOR, "0")] if self.has_zero else ticks
 
 
-def _step(largest: float) -> float:
+def round_step(largest: float) -> float:
     """A round step that makes four to eight ticks."""
     raw = largest / 5
     power = 10.0 ** math.floor(math.log10(raw))

@@ -41,7 +41,19 @@ class Words:
     upright: bool = False
 
 
-Shape = Line | Dot | Words
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A filled rectangle from its upper left; faint where it stands for what is not chosen."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
+    faint: bool = False
+
+
+Shape = Line | Dot | Words | Box
 
 
 def svg(shapes: Sequence[Shape], *, width: int, height: int, title: str) -> str:
@@ -62,6 +74,10 @@ def _svg(shape: Shape) -> str:
     if isinstance(shape, Dot):
         at = f'cx="{shape.x:.1f}" cy="{shape.y:.1f}"'
         return f'<circle {at} r="4" fill="{shape.colour}"><title>{escape(shape.title)}</title></circle>'
+    if isinstance(shape, Box):
+        size = f'x="{shape.x:.1f}" y="{shape.y:.1f}" width="{shape.width:.1f}" height="{shape.height:.1f}"'
+        faint = ' fill-opacity="0.35"' if shape.faint else ""
+        return f'<rect {size} fill="{shape.colour}"{faint}/>'
     place = f'x="{shape.x:.1f}" y="{shape.y:.1f}"'
     if shape.upright:
         place = f'transform="translate({shape.x:.1f} {shape.y:.1f}) rotate(-90)"'
@@ -85,17 +101,23 @@ def write_png(path: Path, shapes: Sequence[Shape], *, width: int, height: int) -
     page = figure.add_axes((0, 0, 1, 1))
     page.set(xlim=(0, width), ylim=(height, 0))
     page.axis("off")
-    for shape in shapes:
+    for order, shape in enumerate(shapes, 1):
         if isinstance(shape, Line):
             xs, ys = zip(*shape.points, strict=True)
-            page.plot(xs, ys, color=shape.colour, linewidth=0.8, linestyle=(0, (4, 3)) if shape.dashed else "-")
+            style = (0, (4, 3)) if shape.dashed else "-"
+            page.plot(xs, ys, color=shape.colour, linewidth=0.8, linestyle=style, zorder=order)
         elif isinstance(shape, Dot):
-            page.plot([shape.x], [shape.y], "o", color=shape.colour, markersize=6)
+            page.plot([shape.x], [shape.y], "o", color=shape.colour, markersize=6, zorder=order)
+        elif isinstance(shape, Box):
+            page.bar(
+                shape.x, shape.height, shape.width, bottom=shape.y, align="edge", color=shape.colour, linewidth=0,
+                alpha=0.45 if shape.faint else 1.0, zorder=order,
+            )  # fmt: skip
         else:
             anchor = {"start": "left", "middle": "center", "end": "right"}[shape.anchor]
             page.text(
                 shape.x, shape.y, shape.text, fontsize=0.72 * shape.size, color=INK, ha=anchor, va="baseline",
-                rotation=90 if shape.upright else 0, rotation_mode="anchor", parse_math=False,
+                rotation=90 if shape.upright else 0, rotation_mode="anchor", parse_math=False, zorder=order,
                 path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
     partial = path.with_name(path.name + ".partial")

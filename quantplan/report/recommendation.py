@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantplan.artifact.plan_file import Figure, Plan, PlannedDevice, Quality
@@ -87,16 +88,26 @@ def _host_line(host: HostFacts) -> str:
 
 def offload_text(plan: Plan, n_layer: int, host: HostFacts) -> str:
     """Where the layers are, in words."""
+    gpus = tuple(gpu.name for gpu in host.gpus)
+    return placement_text(
+        plan.devices, plan.n_gpu_layers, n_layer, gpus=gpus, tensor_split=plan.tensor_split, n_cpu_moe=plan.n_cpu_moe
+    )
+
+
+def placement_text(
+    used: Sequence[str] | None, n_gpu_layers: int, n_layer: int, *, gpus: Sequence[str], tensor_split: Sequence[float],
+    n_cpu_moe: int,
+) -> str:  # fmt: skip
+    """Where the layers are, in words; `used` are the GPUs that the server may use, None for all, () for none."""
     n = n_layer + 1
-    if not host.gpus:
+    if not gpus:
         return "no GPU: everything in RAM"
-    if plan.devices == () or plan.n_gpu_layers == 0:
-        return "the CPU alone" if plan.devices == () else f"0 of {n} layers on the GPU"
-    devices = plan.devices or tuple(gpu.name for gpu in host.gpus)
-    split = f" ({' + '.join(f'{count:g}' for count in plan.tensor_split)})" if plan.tensor_split else ""
-    layers = f"all {n}" if plan.n_gpu_layers >= n else f"{plan.n_gpu_layers} of {n}"
-    moe = f", experts of {plan.n_cpu_moe} layer(s) on the host" if plan.n_cpu_moe else ""
-    return f"{layers} layers on {' + '.join(devices)}{split} (the head counts as one){moe}"
+    if used == () or n_gpu_layers == 0:
+        return "the CPU alone" if used == () else f"0 of {n} layers on the GPU"
+    split = f" ({' + '.join(f'{count:g}' for count in tensor_split)})" if tensor_split else ""
+    layers = f"all {n}" if n_gpu_layers >= n else f"{n_gpu_layers} of {n}"
+    moe = f", experts of {n_cpu_moe} layer(s) on the host" if n_cpu_moe else ""
+    return f"{layers} layers on {' + '.join(used or gpus)}{split} (the head counts as one){moe}"
 
 
 def _speed(answer: Answer) -> list[str]:
