@@ -76,7 +76,7 @@ def test_a_repository_by_ranges(tmp_path: Path) -> None:
         )
         hub.add("fern/fern-GGUF", {
             "fern-Q4_K_M.gguf": head + bytes(MODEL_DATA), "fern-Q8_0.gguf": Hole(head, len(head) + MODEL_DATA),
-            "pytorch_model.bin": pickled, "README.md": b"# Fern",
+            "pytorch_model.bin": pickled, "../../.bashrc": b"x", "README.md": b"# Fern",
         }, base_model="fern/base")  # fmt: skip
         env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "", "QUANTPLAN_CACHE": str(tmp_path / "cache")}
         done = run("scan", "fern/fern-GGUF", "--json", cwd=tmp_path, **env)
@@ -87,6 +87,7 @@ def test_a_repository_by_ranges(tmp_path: Path) -> None:
     found = {(one["rule"], one["file"]) for one in data["findings"]}
     assert ("scan/pickle-gadget", "pytorch_model.bin") in found
     assert ("scan/template-differs", "fern-Q4_K_M.gguf") in found
+    assert ("scan/path", "../../.bashrc") in found
     assert data["revision"]
     assert data["numbers"] is False
     assert sent < 1.5 * 2**20  # of the pickle's 3 MiB, the two ends
