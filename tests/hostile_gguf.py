@@ -279,6 +279,8 @@ PLACES = [
                                      data=MODEL_DATA)), "gguf-split", "llama.cpp opens 60,000 names", {"file": "m.gguf"}),
     Case("a shard cut off", _split(lambda folder: os.truncate(folder / "m-00002-of-00002.gguf", 300)), "gguf-data-end",
          "CVE-2026-7482", {"file": "m-00002-of-00002.gguf"}),
+    Case("the second shard alone", lambda folder: (_split(lambda f: (f / "m-00001-of-00002.gguf").unlink())(folder), folder)[1],
+         "gguf-split", "llama.cpp ends at it", {"file": "m-00001-of-00002.gguf"}),
     Case("a FIFO", _fifo, "path", "a loader waits for ever", {"file": "m.gguf"}),
     Case("a link out of the folder", _link, "path", "what is served or copied is another file", {"file": "m.gguf"}),
 ]  # fmt: skip

@@ -76,7 +76,7 @@ def test_a_repository_by_ranges(tmp_path: Path) -> None:
         )
         hub.add("fern/fern-GGUF", {
             "fern-Q4_K_M.gguf": head + bytes(MODEL_DATA), "fern-Q8_0.gguf": Hole(head, len(head) + MODEL_DATA),
-            "pytorch_model.bin": pickled, "README.md": b"# Fern",
+            "pytorch_model.bin": pickled, "../../.bashrc": b"x", "README.md": b"# Fern",
         }, base_model="fern/base")  # fmt: skip
         env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "", "QUANTPLAN_CACHE": str(tmp_path / "cache")}
         done = run("scan", "fern/fern-GGUF", "--json", cwd=tmp_path, **env)
@@ -87,6 +87,7 @@ def test_a_repository_by_ranges(tmp_path: Path) -> None:
     found = {(one["rule"], one["file"]) for one in data["findings"]}
     assert ("scan/pickle-gadget", "pytorch_model.bin") in found
     assert ("scan/template-differs", "fern-Q4_K_M.gguf") in found
+    assert ("scan/path", "../../.bashrc") in found
     assert data["revision"]
     assert data["numbers"] is False
     assert sent < 1.5 * 2**20  # of the pickle's 3 MiB, the two ends
@@ -129,19 +130,17 @@ def test_an_engine_below_the_floor(tmp_path: Path, cache: str) -> None:
 BIDI = "\u202egpj.exe"
 
 
-@pytest.mark.parametrize(
-    "words", [("inspect",), ("estimate",), ("recommend",), ("scan", "--no-data"), ("pull", "--reference", "none")]
-)
-@pytest.mark.parametrize("as_json", [False, True])
-def test_no_command_hands_a_terminal_what_it_acts_on(words: tuple[str, ...], as_json: bool, tmp_path: Path,
-                                                     cache: str) -> None:  # fmt: skip
+COMMANDS = (("inspect",), ("estimate",), ("recommend",), ("scan", "--no-data"), ("pull", "--reference", "none"))
+
+
+@pytest.mark.parametrize("words", [*COMMANDS, ("inspect", "--json"), ("scan", "--no-data", "--json")])
+def test_no_command_hands_a_terminal_what_it_acts_on(words: tuple[str, ...], tmp_path: Path, cache: str) -> None:
     name = string("general.name", f"Fern\r{BIDI}\u200b")
     kept = [one for one in MODEL_KEYS if b"general.name" not in one]
     raw = gguf(*kept, name, string("general.license", f"mit{BIDI}"), string("general.author", f"x{BIDI}"),
                tensors=MODEL_TENSORS, data=MODEL_DATA)  # fmt: skip
     (tmp_path / f"f{BIDI}.gguf").write_bytes(raw)
-    more = ("--json",) if as_json else ()
-    done = run(*words, f"f{BIDI}.gguf", *more, cwd=tmp_path, QUANTPLAN_CACHE=cache)
+    done = run(*words, f"f{BIDI}.gguf", cwd=tmp_path, QUANTPLAN_CACHE=cache)
     assert not STEERS.search(done.stdout), STEERS.search(done.stdout)
     assert not STEERS.search(done.stderr), STEERS.search(done.stderr)
     assert done.stdout or done.stderr

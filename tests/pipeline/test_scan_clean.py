@@ -35,7 +35,7 @@ def test_thirty_sound_files(clean: list[Path]) -> None:
 
 
 def test_their_templates_are_really_rendered() -> None:
-    for text in TEMPLATES[10:]:
+    for text in TEMPLATES[10::3]:
         prompts = scan_template(text, file="m.gguf", where="tokenizer.chat_template").prompts
         assert prompts
         assert len(prompts) >= 5

@@ -24,7 +24,7 @@ from quantplan.units import MIB
 SOUND = model(string("tokenizer.chat_template", "{{ messages[-1].content }}"), string("general.author", "Fern"))
 HEADER = len(SOUND) - 2048
 FLIPS = st.lists(st.tuples(st.integers(0, HEADER - 1), st.integers(0, 255)), min_size=1, max_size=12)
-QUIET = settings(max_examples=250, deadline=None, derandomize=True,
+QUIET = settings(max_examples=200, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_texts_of_any_kind(text: str) -> None:
 
 def test_the_longest_text_takes_no_time() -> None:
     for piece in ("{{", "a ", "https://", " " * 50, "ignore all ", "\u202e", "A" * 60, "send it to "):
-        text = piece * (400_000 // len(piece))
+        text = piece * (200_000 // len(piece))
         started = time.process_time()
         list(text_findings(text))
         list(syntax_findings(text))

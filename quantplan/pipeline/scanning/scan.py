@@ -132,7 +132,7 @@ def _of_files(
     found = list(source_findings(files, entries, is_remote=is_remote))
     names = [name for name, one in entries.items() if one.odd is None]
     found += _templates(files, names, scans)
-    ggufs = [name for name in names if name.lower().endswith(".gguf") and _is_first(name)]
+    ggufs = [name for name in names if name.lower().endswith(".gguf") and _stands_for_its_model(name, names)]
     card_base = files.repository.base_model if isinstance(files, RepositoryOf) else None
     find_base = _finder(request, scans, card_base=card_base, own=files.name)
     for name in ggufs[:MAX_GGUF]:
@@ -151,10 +151,11 @@ def _of_files(
     return _told(target, found, request, n_files=len(entries), numbers=numbers, revision=revision)
 
 
-def _is_first(name: str) -> bool:
-    """Whether it is the first file of its model: the others are read with it. One whose first is not there is too."""
-    shards = shard_names(name.rpartition("/")[2])
-    return len(shards) < 2 or name.endswith(shards[0])
+def _stands_for_its_model(name: str, names: Sequence[str]) -> bool:
+    """Whether it is the first of its model's files that are here: the others are read with it."""
+    folder, _, base = name.rpartition("/")
+    shards = [f"{folder}/{shard}" if folder else shard for shard in shard_names(base)]
+    return len(shards) < 2 or name == next((shard for shard in shards if shard in names), name)
 
 
 def _templates(files: Files, names: Sequence[str], scans: TemplateScans) -> tuple[Finding, ...]:
