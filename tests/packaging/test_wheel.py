@@ -24,7 +24,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_data_and_types_are_inside(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in ("py.typed", "data/catalog.json", "data/schemas/plan-1.schema.json",
-                 "data/bundled/quantplan-tiny/model.safetensors", "data/bundled/eval/prose.txt"):  # fmt: skip
+                 "data/bundled/quantplan-tiny/model.safetensors", "data/bundled/eval/prose.txt",
+                 "report/page.js", "report/page.css"):  # fmt: skip
         assert f"quantplan/{name}" in names
     assert not [name for name in names if name.startswith(("tests/", "scripts/")) or "__pycache__" in name]
 
