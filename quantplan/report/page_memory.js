@@ -104,7 +104,7 @@ function drawLayers(cell, plan) {
   box.replaceChildren(picture);
   const names = [...new Set(mine)].map((i) =>
     swatch(i === HOST ? "host" : `gpu gpu${i % 4}`, i === HOST ? "RAM, computed by the CPU" : data.devices[i]?.name ?? ""));
-  if (cell.moe) names.push(html("span", {}, "half a box: its experts in RAM"));
+  if (cell.moe) names.push(swatch("host", "half a box: a layer's experts in RAM"));
   if (moves(cell, plan)) names.push(swatch("moved", "elsewhere than in the plan"));
   byId("layers-legend").replaceChildren(...names);
 }

@@ -25,7 +25,8 @@ def test_data_and_types_are_inside(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in ("py.typed", "data/catalog.json", "data/schemas/plan-1.schema.json",
                  "data/bundled/quantplan-tiny/model.safetensors", "data/bundled/eval/prose.txt",
-                 "serving/clients/python/py.typed", "serving/clients/typescript/quantplan-client.ts"):  # fmt: skip
+                  "serving/clients/python/py.typed", "serving/clients/typescript/quantplan-client.ts",
+                  "report/page.js", "report/page.css"):  # fmt: skip
         assert f"quantplan/{name}" in names
     assert not [name for name in names if name.startswith(("tests/", "scripts/")) or "__pycache__" in name]
 
