@@ -167,7 +167,8 @@ def _subcommand(name: str) -> click.Command:
     def run(**given: Any) -> None:
         _run(name, given)
 
-    run.__doc__ = f"{FORMATS[name].help[0].upper()}{FORMATS[name].help[1:]}."
+    told = FORMATS[name].help
+    run.__doc__ = f"{told if told.startswith('llama') else told[0].upper() + told[1:]}."
     own = [option for word in FORMATS[name].options for option in _OPTIONS[word]]
     function: Any = run
     for option in reversed((*_COMMON[:-1], *own, _COMMON[-1])):

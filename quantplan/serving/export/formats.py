@@ -25,11 +25,11 @@ class Format(NamedTuple):
 FORMATS: Mapping[str, Format] = {
     "systemd": Format("systemd", "a hardened unit that checks what it serves", ("program", "folder", "load", "drain")),
     "compose": Format(
-        "compose", "a Compose file; the engine is built inside it, or an image of yours",
+        "compose", "a Compose file that checks the artifact first",
         ("image", "folder", "load", "drain", "cuda-arch"),
     ),
     "kubernetes": Format(
-        "kubernetes", "Deployment, Service, NetworkPolicy, claim and disruption budget", ("image", "load", "drain")
+        "kubernetes", "a manifest of all that a pod needs", ("image", "load", "drain")
     ),
     "dockerfile": Format(
         "dockerfile", "an image of the engine at the artifact's commit", ("folder", "load", "cuda-arch")

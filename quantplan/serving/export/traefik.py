@@ -56,7 +56,8 @@ def _http(told: Deployment, front: FrontDoor) -> dict[str, Any]:
         },
         "middlewares": dict(zip(names, chain.values(), strict=True)),
         "services": {told.name: {"loadBalancer": balancer}},
-        "serversTransports": {told.name: {"forwardingTimeouts": transport}},
+        # the engine ends idle connections: one that is used again in that moment would be a request lost with 502
+        "serversTransports": {told.name: {"maxIdleConnsPerHost": -1, "forwardingTimeouts": transport}},
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ _KEY = """\
 # The first key of the file, not on the command line.
 VLLM_API_KEY="$(sed -n '/^[^#]/{{s/[[:space:]].*//;p;q;}}' {path})"
 export VLLM_API_KEY VLLM_NO_USAGE_STATS=1
-: "${{VLLM_API_KEY:?there is no key in {path}}}"
+: "${{VLLM_API_KEY:?there is no key in its file}}"
 """
 
 

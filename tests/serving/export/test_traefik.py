@@ -104,6 +104,11 @@ def test_too_many_a_second_are_told_so(told: Deployment, tmp_path: Path) -> None
     assert all(one.status == 429 and int(one.headers["retry-after"]) >= 1 for one in refused(found))
 
 
+def test_no_request_is_lost_to_a_connection_that_the_engine_has_closed(port: int) -> None:
+    """llama-server closes what is idle; used again, such a connection ended requests with 502."""
+    assert {stream(port, n_tokens=1).status for _ in range(60)} == {200}
+
+
 def test_other_paths_and_a_missing_engine(port: int, told: Deployment, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{port}"
     assert [ask(f"{url}{path}")[0] for path in ("/health", "/v1/models")] == [200, 200]
