@@ -43,7 +43,8 @@ def plan_fleet(fleet: Fleet, *, jobs: int, llama: Path | None) -> FleetPlan:
         raise errors.FleetRefused(path=fleet.path, refusals=refusals)
     budget = _budget(fleet, [planned for _, planned in ready])
     for unit, planned in ready:
-        needs.append(_need(unit, planned, fleet, budget))
+        alone = sum(other.lane == unit.lane for other, _ in ready) == 1
+        needs.append(_need(unit, planned, fleet, budget, alone=alone))
         warnings += [f"{unit.name}: {text}" for text in planned.request.warnings]
     _check_budget(fleet, needs, budget)
     return FleetPlan(
@@ -110,7 +111,8 @@ def _budget(fleet: Fleet, ready: list[Planned]) -> Budget:
     )
 
 
-def _need(unit: Unit, planned: Planned, fleet: Fleet, budget: Budget) -> UnitNeed:
+def _need(unit: Unit, planned: Planned, fleet: Fleet, budget: Budget, *, alone: bool) -> UnitNeed:
+    """What a build takes. What it leaves is cleaned only once no other build of the model is to come."""
     from quantplan.pipeline.build import file_names
 
     request = planned.request
@@ -122,7 +124,7 @@ def _need(unit: Unit, planned: Planned, fleet: Fleet, budget: Budget) -> UnitNee
     steps = planned.found.memory
     return UnitNeed(
         unit=unit, mode=plan.mode.value, peak_bytes=plan.peak_bytes,
-        stays_bytes=plan.final_bytes if fleet.keep or sizes is None else finished + _RECORDS_BYTES,
+        stays_bytes=plan.final_bytes if fleet.keep or not alone or sizes is None else finished + _RECORDS_BYTES,
         memory_bytes=max(step.need_bytes for step in steps) + OWN_MEMORY_BYTES if steps else None,
         work_folder=request.folder, made_files=file_names(request, plan),
         artifacts=tuple(fleet.output / entry.id for entry in unit.entries),

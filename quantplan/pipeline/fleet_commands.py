@@ -55,7 +55,7 @@ def _commands(unit: Unit, how: How) -> Iterator[Command]:
             yield Command(
                 what=What.PUSH, words=("push", f"{how.output}/{entry.id}", entry.push, "--json"), entries=(entry,)
             )
-    if not how.keep and unit.is_last_of_lane:
+    if not how.keep:
         words = (*build_command(unit.entries, how).words, "--clean")
         yield Command(what=What.CLEAN, words=(*_without(words, "--disk"), "--disk", "tight"), entries=unit.entries)
 

@@ -22,7 +22,6 @@ class Unit:
     entries: tuple[Entry, ...]
     needs: tuple[str, ...]
     stage: int
-    is_last_of_lane: bool
 
     @property
     def model(self) -> str:
@@ -61,12 +60,11 @@ def units_of(entries: Sequence[Entry]) -> tuple[Unit, ...]:
         key = (entry.model, entry.options, entry.needs, entry.gates, entry.push, stages[entry.id])
         groups.setdefault(key, []).append(entry)
     made = sorted(groups.values(), key=lambda group: stages[group[0].id])
-    last = {group[0].name: i for i, group in enumerate(made)}
     names = dict(_names(made))
     return tuple(
         Unit(
             name=names[i], lane=group[0].name, entries=tuple(group), needs=group[0].needs,
-            stage=stages[group[0].id], is_last_of_lane=last[group[0].name] == i,
+            stage=stages[group[0].id],
         )
         for i, group in enumerate(made)
     )  # fmt: skip

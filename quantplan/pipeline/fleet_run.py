@@ -212,7 +212,8 @@ class FleetRunner:
             return all(end is not None and end.good for end in ends)
         if command.what is What.CLEAN:
             lane = [one for one in self.jobs if one.need.unit.lane == job.need.unit.lane]
-            return not any(end.error for one in lane for end in one.ends.values())
+            is_last = all(one is job or one.state not in (State.WAITING, State.RUNNING) for one in lane)
+            return is_last and not any(end.error for one in lane for end in one.ends.values())
         return True
 
     def _ended(self, job: Job, status: int) -> None:

@@ -79,7 +79,6 @@ def test_one_build_for_the_presets_of_a_model(tmp_path: Path) -> None:
         ("quantplan-tiny", ("Q4_K_M", "Q5_K_M"), 0), ("Big", ("Q4_K_M",), 0), ("quantplan-tiny-2", ("IQ2_XS",), 0),
         ("Other", ("Q8_0",), 1),
     ]  # fmt: skip
-    assert [unit.is_last_of_lane for unit in units] == [False, True, True, True]
 
 
 def test_the_commands_of_a_build(tmp_path: Path) -> None:

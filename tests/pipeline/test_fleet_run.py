@@ -197,6 +197,18 @@ quants = ["Q8_0"]
     assert ends["C-Q8_0"].good
 
 
+def test_intermediates_go_with_the_last_build_of_a_model(tmp_path: Path) -> None:
+    text = MODELS.replace("'a/B', 'a/C', 'a/D'", "") + "include = [{model = 'a/A', quant = 'Q6_K', chunks = 3}]\n"
+    needs = [need(unit, tmp_path) for unit in units(tmp_path, text)]
+    assert [one.unit.name for one in needs] == ["A", "A-2"]
+    host = FakeHost()
+    assert all(end.good for end in run(tmp_path, needs, host).values())
+    assert host.most == 1  # they share a work folder
+    assert [(words[3], "--clean" in words) for words in host.began] == [
+        ("Q8_0", False), ("Q6_K", False), ("Q6_K", True),
+    ]  # fmt: skip
+
+
 def test_gates_judge_and_only_what_passed_is_published(tmp_path: Path) -> None:
     text = """
 [[builds]]

@@ -17,6 +17,7 @@ from push_child import Pusher
 from quantplan.artifact.receipt import Receipt, entry_of, sha256_of, write_receipt
 from quantplan.artifact.results import Metric, Result, Verdict, write_result
 from quantplan.artifact.store import read_artifact
+from quantplan.model.gguf_choice import choose_gguf
 from quantplan.pipeline.push_card import repository_card
 from quantplan.pipeline.verify import verify_artifact
 
@@ -111,6 +112,14 @@ def test_all_of_an_artifact_and_a_card_that_tells_it(hub: LoopbackHub, pusher: P
     status, said = pusher.run(hub, artifact, REPO)
     assert (status, len(hub.writes.commits)) == (0, 1)
     assert "nothing to push" in said
+
+
+def test_who_asks_for_a_preset_finds_it_in_its_folder(hub: LoopbackHub, pusher: Pusher, tmp_path: Path) -> None:
+    for artifact in (make(tmp_path / "tiny-Q4_K_M", split=1), make(tmp_path / "tiny-Q8_0", "Q8_0")):
+        assert pusher.run(hub, artifact, REPO)[0] == 0
+    names = tuple(files_of(hub))
+    assert choose_gguf(names, model=REPO, quant="Q8_0") == "tiny-Q8_0/tiny-Q8_0.gguf"
+    assert choose_gguf(names, model=REPO, quant="Q4_K_M") == "tiny-Q4_K_M/tiny-Q4_K_M-00001-of-00003.gguf"
 
 
 def test_a_large_file_goes_in_parts(hub: LoopbackHub, pusher: Pusher, tmp_path: Path) -> None:
