@@ -117,13 +117,18 @@ def _served(source: Path, given: dict[str, Any]) -> tuple[Any, Path]:
     """What is to be served, and the plan file in use. A bare GGUF takes the plan that is given."""
     from quantplan.artifact.receipt import NAME
     from quantplan.artifact.store import artifact_folder
+    from quantplan.errors import BadValue
     from quantplan.serving.source import find_served, is_plan
 
     plan_file: Path | None = given["plan_file"]
     if plan_file is not None and source.suffix == ".gguf" and not (source.parent / NAME).is_file():
         return find_served(plan_file, model=source), plan_file
-    served = find_served(source, plan_file=plan_file, model=given["model"])
-    return served, source if is_plan(source) else plan_file or artifact_folder(source) / "plan.json"
+    if is_plan(source):
+        return find_served(source, model=given["model"]), source
+    used = plan_file or artifact_folder(source) / "plan.json"
+    if not used.is_file():
+        raise BadValue(what="plan", value=str(used), why="is not there: name one for this artifact")
+    return find_served(source, plan_file=used, model=given["model"]), used
 
 
 def _admitted(served: Any, plan_file: Path, target: Target, given: dict[str, Any]) -> Deployment:

@@ -64,6 +64,8 @@ def cuda_architectures(plan: Plan) -> str | None:
     """Those of this machine's cards, if the plan was made for it; None where nobody knows."""
     from quantplan.hardware.host import host_for
 
+    if not any(one.name.startswith("CUDA") for one in plan.memory):
+        return None
     host = host_for(None)
     if plan.host_fingerprint != host.fingerprint:
         return None

@@ -219,6 +219,7 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.DiskFull, "free some space and run the same command again: what has finished is not repeated"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
+    (errors.NotValidated, "quantplan gate judges it; to go on without a pass: --allow-unvalidated"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
     (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),
     (errors.CannotExpress, "leave out --as fit-params, or give each slot its own cache with --no-kv-unified"),

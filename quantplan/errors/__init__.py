@@ -10,6 +10,7 @@ from quantplan.errors.artifacts import (
     NoArtifact,
     NoHistory,
     NotConfirmed,
+    NotValidated,
     StillNeeded,
     UnknownItem,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "NotConfirmed",
     "NotEnoughNow",
     "NotInCatalog",
+    "NotValidated",
     "NothingFits",
     "OtherHost",
     "PickleWeights",

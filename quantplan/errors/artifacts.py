@@ -18,6 +18,10 @@ class BadArtifact(QuantplanError):
         self.path, self.why = str(path), why
 
 
+class NotValidated(BadArtifact):
+    """An artifact whose newest gate result is no pass, or that has none."""
+
+
 class NoArtifact(BadArtifact):
     """A path where no artifact is."""
 

@@ -1,7 +1,6 @@
-"""Bandwidth as it is, on request: RAM by all threads at once, the disk past the page cache. A few seconds each.
+"""Bandwidth as it is, on request: RAM by all threads at once, in seconds; and what was measured, kept per machine.
 
-No compiled code of ours: the C library's own memcpy and numpy's sum, which are written for each CPU and hold no
-interpreter lock while they run.
+No compiled code of ours: numpy's loops, which are written for each CPU and hold no interpreter lock while they run.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
-import os
 import statistics
 import threading
 import time
@@ -21,15 +19,12 @@ from pathlib import Path
 from quantplan.errors import QuantplanError
 from quantplan.hardware.facts import CpuFacts, HostFacts, RamFacts
 from quantplan.places import cache_folder
-from quantplan.units import GIB, MIB, pad
+from quantplan.units import MIB, pad
 
 _RAM_SECONDS = 2.0
 _LEAST_BUFFERS_BYTES = 256 * MIB
 _MOST_PASSES = 400
 _PASS_SECONDS = 0.1  # long beside the millisecond in which the interpreter wakes its threads one after the other
-_DISK_SECONDS = 3.0
-_DISK_BLOCK_BYTES = 4 * MIB
-_DISK_FILE_BYTES = GIB
 
 
 class CannotMeasure(QuantplanError):
@@ -42,8 +37,9 @@ class CannotMeasure(QuantplanError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One bandwidth. `bytes_per_s` is the best of `n_runs`, as STREAM counts; `median_bytes_per_s` and the relative
-    `spread` (from the first to the last quartile) say how steady the host was."""
+    """One bandwidth. `bytes_per_s` is the best of `n_runs` of RAM, as STREAM counts, and what all runs of a disk took
+    together; `median_bytes_per_s` and the relative `spread` (from the first to the last quartile) say how steady the
+    host was."""
 
     what: str
     bytes_per_s: int
@@ -85,9 +81,9 @@ class RamAccess(Enum):
 def measure_ram(
     cpu: CpuFacts, ram: RamFacts, *, seconds: float = _RAM_SECONDS, access: RamAccess = RamAccess.COPY
 ) -> Measured:
-    """Bytes moved between RAM and all engine threads at once a second: those read plus those written of a copy
-    (memcpy), or those read (a sum), over buffers of at least four times the last-level
-    cache. Raises CannotMeasure where there is not the memory for that."""
+    """Bytes moved between RAM and all engine threads at once a second: those read plus those written of a copy, or
+    those read (a sum), over buffers of at least four times the last-level cache. Raises CannotMeasure where there is
+    not the memory for that."""
     n_threads = cpu.n_threads
     wanted = max(4 * (cpu.cache_bytes or 32 * MIB), _LEAST_BUFFERS_BYTES)
     if wanted * 2 > ram.available_bytes:
@@ -95,7 +91,7 @@ def measure_ram(
     each = pad(wanted // (2 * n_threads), MIB)
     passes = _passes(seconds, n_threads=n_threads, n_bytes=each, access=access)
     rates = [rate_together(copies) for copies in passes]
-    called = "memcpy" if access is RamAccess.COPY else "sum"
+    called = "copy" if access is RamAccess.COPY else "sum"
     return summary(access.value, rates, how=f"{called}, {n_threads} threads, {each * 2 * n_threads // MIB} MiB")
 
 
@@ -108,7 +104,7 @@ class Copy:
     n_bytes: int
 
 
-class _Buffer:
+class Buffer:
     """Anonymous memory with its address. Whoever uses it touches it first: then it lies on that thread's NUMA node."""
 
     def __init__(self, n_bytes: int) -> None:
@@ -119,18 +115,16 @@ class _Buffer:
 
 
 def _mover(access: RamAccess, n_bytes: int) -> Callable[[int, int], object]:
-    """Moves all bytes of two buffers at these addresses. Whole buffers at once: in pieces that fit a cache the C
-    library would not stream past it."""
-    library = ctypes.CDLL(None)
-    if access is RamAccess.COPY:
-        memcpy = library.memcpy
-        memcpy.restype, memcpy.argtypes = None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-        return lambda target, source: memcpy(target, source, n_bytes)
+    """Moves all bytes of two buffers at these addresses. The copy is numpy's `invert`, a loop of vector loads and
+    stores as STREAM's is: the C library's memcpy uses `rep movsb` or stores past the caches for sizes like these,
+    which on an EPYC guest was a third slower than any loop."""
     import numpy
 
     def view(address: int) -> numpy.ndarray:
         return numpy.ctypeslib.as_array((ctypes.c_int64 * (n_bytes // 8)).from_address(address))
 
+    if access is RamAccess.COPY:
+        return lambda target, source: numpy.invert(view(source), out=view(target))
     return lambda first, second: (view(first).sum(), view(second).sum())
 
 
@@ -138,7 +132,7 @@ def _passes(seconds: float, *, n_threads: int, n_bytes: int, access: RamAccess) 
     """What each thread moved in each pass. All start a pass together; the first pass warms up and says how many moves
     fill a pass."""
     move = _mover(access, n_bytes)
-    pairs = [(_Buffer(n_bytes), _Buffer(n_bytes)) for _ in range(n_threads)]
+    pairs = [(Buffer(n_bytes), Buffer(n_bytes)) for _ in range(n_threads)]
     passes: list[list[Copy]] = [[] for _ in range(_MOST_PASSES)]
     until = time.perf_counter() + seconds
     gate = threading.Barrier(n_threads)
@@ -178,91 +172,6 @@ def rate_together(copies: Sequence[Copy]) -> float:
     start, end = max(copy.began for copy in copies), max(copy.ended for copy in copies)
     shares = (copy.n_bytes * max(copy.ended - start, 0) / (copy.ended - copy.began) for copy in copies)
     return sum(shares) / (end - start)
-
-
-# ---- disk
-
-
-def measure_disk(
-    folder: Path, *, seconds: float = _DISK_SECONDS, file_bytes: int = _DISK_FILE_BYTES, direct: bool = True
-) -> Measured:
-    """Bytes a second of a sequential read in `folder`, past the page cache (`direct`) or through it with a cold cache.
-
-    Reads the largest model there that is big enough, else a file written for it and removed again. Raises
-    CannotMeasure where neither is possible, and with `direct` where the file system refuses O_DIRECT."""
-    own = _largest_model(folder, at_least=file_bytes)
-    written = None if own else _write_file(folder, file_bytes)
-    try:
-        rates = _read_rates(own or written or folder, seconds=seconds, direct=direct)
-    finally:
-        if written is not None:
-            written.unlink(missing_ok=True)
-    how = f"{'O_DIRECT' if direct else 'buffered, cold'}, {_DISK_BLOCK_BYTES // MIB} MiB blocks"
-    return summary("disk" if direct else "disk_buffered", rates, how=how)
-
-
-def _largest_model(folder: Path, *, at_least: int) -> Path | None:
-    found = []
-    for path in folder.glob("*.gguf"):
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        if status.st_blocks * 512 >= at_least:  # a file with holes reads from memory
-            found.append((status.st_size, path))
-    return max(found)[1] if found else None
-
-
-def _write_file(folder: Path, n_bytes: int) -> Path:
-    """A file of noise (some disks compress), written through to the disk."""
-    import tempfile
-
-    usage = os.statvfs(folder)
-    if usage.f_bavail * usage.f_frsize < 2 * n_bytes:
-        raise CannotMeasure(what=f"the disk of {folder}", why=f"less than {2 * n_bytes:,} bytes are free")
-    try:
-        handle, name = tempfile.mkstemp(prefix=".quantplan-read-", dir=folder)
-    except OSError as error:
-        raise CannotMeasure(what=f"the disk of {folder}", why=error.strerror or str(error)) from None
-    noise = os.urandom(_DISK_BLOCK_BYTES)
-    try:
-        with os.fdopen(handle, "wb", buffering=0) as file:
-            for _ in range(n_bytes // len(noise)):
-                file.write(noise)
-            os.fsync(file.fileno())
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise CannotMeasure(what=f"the disk of {folder}", why=error.strerror or str(error)) from None
-    return Path(name)
-
-
-def _read_rates(path: Path, *, seconds: float, direct: bool) -> list[float]:
-    """Bytes a second of each pass through the file, until the time is up; at least one pass. Each pass has a buffer of
-    its own: how its pages happen to lie decides how many requests a block takes (0.8 or 1.6 GB/s on one disk)."""
-    if direct and not hasattr(os, "O_DIRECT"):
-        raise CannotMeasure(what=str(path), why="this system has no O_DIRECT")
-    rates: list[float] = []
-    until = time.perf_counter() + seconds
-    while not rates or time.perf_counter() < until:
-        buffer = _Buffer(_DISK_BLOCK_BYTES).memory
-        try:
-            file = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
-        except OSError as error:
-            raise CannotMeasure(what=str(path), why=error.strerror or str(error)) from None
-        try:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-            began, total = time.perf_counter(), 0
-            while (got := os.readv(file, [buffer])) > 0:
-                total += got
-                if time.perf_counter() > until + seconds:
-                    break  # a slow disk: what was read so far is enough
-            rates.append(total / (time.perf_counter() - began))
-        except OSError as error:
-            raise CannotMeasure(what=str(path), why=error.strerror or str(error)) from None
-        finally:
-            os.close(file)
-    return rates
 
 
 # ---- kept per machine

@@ -9,7 +9,8 @@ from pathlib import Path
 from quantplan.errors import QuantplanError
 from quantplan.hardware.examine import installed_toolchain
 from quantplan.hardware.facts import HostFacts
-from quantplan.hardware.measure import Measured, RamAccess, measure_disk, measure_ram
+from quantplan.hardware.measure import Measured, RamAccess, measure_ram
+from quantplan.hardware.measure_disk import measure_disk
 from quantplan.hardware.measure_engine import layers_for, measure_device
 
 

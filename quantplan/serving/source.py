@@ -10,7 +10,7 @@ from pathlib import Path
 from quantplan.artifact.plan_file import Plan, read_plan
 from quantplan.artifact.receipt import NAME, sha256_of
 from quantplan.artifact.store import Artifact, check_files, find_artifact, gate_objection
-from quantplan.errors import BadArtifact, BadValue, NoArtifact
+from quantplan.errors import BadArtifact, BadValue, NoArtifact, NotValidated
 
 Say = Callable[[str], None]
 
@@ -98,7 +98,7 @@ def admit(served: Served, *, allow_unvalidated: bool, say: Say) -> None:
     if objection is None:
         return
     if not allow_unvalidated:
-        raise BadArtifact(path=served.artifact.folder if served.artifact else served.model, why=objection)
+        raise NotValidated(path=served.artifact.folder if served.artifact else served.model, why=objection)
     say(f"WARNING: serving an artifact that is not validated, as asked: {objection}")
 
 

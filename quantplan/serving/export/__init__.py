@@ -11,4 +11,8 @@ Every format carries `deployment.marks` (hashes, context, slots, threads, memory
 metadata where it has any, else by `commented`. The command of llama-server always is `deployment.argv(…)`: `folder` is
 where a container has the models (`MODELS`), `renumbered` for containers that are given the plan's cards alone.
 `deployment.target` holds what no plan says: address, paths on the target, image, queue, nodes, keys.
+
+Tests are table-driven over `FORMATS`: tests/serving/export/read_<module>.py reads a format back
+(`read(files) -> Facts`, facts.py), and the cross-format and lint tests then take every format of the table; `REFUSED`
+there names the cases that it has to refuse with CannotExport.
 """

@@ -25,8 +25,13 @@ def write(deployments: tuple[Deployment, ...]) -> Exported:
         "secrets": {"api-key": {"file": told.target.api_key_file or "./api-key"}},
         "x-quantplan": told.marks,
     }
-    head = f"# {told.alias} {told.plan.quant}: docker compose up --wait\n"
-    return Exported(files=(File(name="compose.yaml", text=head + yaml_text(_literal(document))),), notes=_notes(told))
+    document = _literal(document)
+    build = document["services"]["artifact-check"].get("build")
+    if build is not None:
+        document["services"]["llama-server"]["build"] = build
+    head = f"# {told.title}: docker compose up --wait\n"
+    text = head + yaml_text(document, shared=build, name="engine")
+    return Exported(files=(File(name="compose.yaml", text=text),), notes=_notes(told))
 
 
 def _literal(value: Any) -> Any:

@@ -18,12 +18,14 @@ from quantplan.llama.toolchain import BUILD_NUMBER, COMMIT
 from quantplan.memory.estimate import HOST
 from quantplan.model.gguf_split import shard_names
 from quantplan.planner.plan import server_settings
+from quantplan.quant.presets import PRESETS
 from quantplan.serving.host_limit import PROCESS_BYTES, most_host_bytes
 from quantplan.serving.source import Served
 from quantplan.units import MIB
 
 _BACKENDS = {"CUDA": "cuda", "ROCm": "rocm", "Vulkan": "vulkan", "SYCL": "sycl", "MTL": "metal"}
 MODELS = PurePosixPath("/models")  # where containers have the model's folder
+_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LONGEST_NAME = 52  # a DNS label has 63, and formats append a word
 PLACEHOLDER_IMAGE = f"registry.invalid/llama-server@sha256:{'0' * 64}"  # RFC 2606: nobody can serve it
 
@@ -117,6 +119,11 @@ class Deployment:
         return self.plan.model
 
     @property
+    def title(self) -> str:
+        """Model and preset, for comments: on one line whatever somebody named a model."""
+        return _on_one_line(f"{self.alias} {self.plan.quant}")
+
+    @property
     def model(self) -> ModelFile:
         return self.files[0]
 
@@ -152,17 +159,19 @@ class Deployment:
         """The model's folder where it will run."""
         return self.target.folder or self.folder
 
-    def where(self, file: ModelFile, folder: PurePath | None = None) -> PurePath:
-        """A file's path on the target; with `folder` where a container has the model's folder, companions from
-        elsewhere beside it in <role>/."""
+    def where(self, file: ModelFile, folder: PurePath | None = None, *, apart: bool = True) -> PurePath:
+        """A file's path on the target; with `folder` where a container has the model's folder. Companions from
+        elsewhere are mounted beside that, in /<role>/; unless `apart` all lies in one volume."""
         inside = file.path.parent == self.folder
         if folder is not None:
-            return folder / file.path.name if inside else folder.parent / file.role / file.path.name
+            return (
+                folder / file.path.name if inside else (folder.parent if apart else folder) / file.role / file.path.name
+            )
         return self.on_target / file.path.name if inside else file.path
 
     def argv(
         self, program: Sequence[str], *, host: str, port: int, folder: PurePath | None = None,
-        api_key_file: str | None = None, renumbered: bool = False, cpu_range: bool = True,
+        apart: bool = True, api_key_file: str | None = None, renumbered: bool = False, cpu_range: bool = True,
     ) -> tuple[str, ...]:  # fmt: skip
         """llama-server with every setting of the plan. `renumbered`: a container that is given only the plan's cards
         counts them from 0. Without `cpu_range` the place pins CPUs by itself."""
@@ -170,7 +179,7 @@ class Deployment:
         if renumbered and plan.devices and self.gpu is not None:
             prefix = re.sub(r"\d+$", "", self.gpu.names[0])
             plan = replace(plan, devices=tuple(f"{prefix}{index}" for index in range(len(plan.devices))))
-        found = {file.role: str(self.where(file, folder)) for file in reversed(self.files)}
+        found = {file.role: str(self.where(file, folder, apart=apart)) for file in reversed(self.files)}
         plan = replace(plan, mmproj=found.get("mmproj") if plan.mmproj else None, draft=found.get("draft"),
                        cpu_range=plan.cpu_range if cpu_range else None)  # fmt: skip
         key = Path(api_key_file) if api_key_file else None
@@ -181,13 +190,14 @@ class Deployment:
     @property
     def marks(self) -> dict[str, str]:
         """The figures that must be the same in every format, in words for machines."""
-        return {
+        told = {
             "artifact": self.folder.name, "artifact-sha256": self.sha256, "plan-sha256": self.plan_sha256,
             "verdict": self.verdict, "engine-commit": self.engine.commit, "n-ctx": str(self.n_ctx),
             "n-ctx-per-slot": str(self.plan.n_ctx_per_slot), "n-parallel": str(self.plan.n_parallel),
             "threads": str(self.plan.threads), "threads-batch": str(self.plan.threads_batch),
             "memory-max-bytes": str(self.memory_max_bytes),
         }  # fmt: skip
+        return {name: _on_one_line(value) for name, value in told.items()}
 
 
 def deployment_of(served: Served, *, plan_file: Path, target: Target) -> Deployment:
@@ -195,6 +205,7 @@ def deployment_of(served: Served, *, plan_file: Path, target: Target) -> Deploym
     plan, artifact = served.plan, served.artifact
     folder = served.model.resolve().parent
     _check_pair(served)
+    _check_target(target)
     most = most_host_bytes(plan)
     if most is None:
         raise BadValue(what="plan", value=plan.model, why="says nothing of the host's memory: no limit can be set")
@@ -209,13 +220,26 @@ def deployment_of(served: Served, *, plan_file: Path, target: Target) -> Deploym
     )  # fmt: skip
 
 
+def _on_one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def plan_digest(plan: Plan) -> str:
     """The sha256 of a plan, whatever its file looks like."""
     return hashlib.sha256(json.dumps(plan.to_json(), sort_keys=True).encode()).hexdigest()
 
 
+def _check_target(target: Target) -> None:
+    """Raises BadValue for a name that no launcher takes, and an image that may be another one tomorrow."""
+    if target.name is not None and not (_NAME.fullmatch(target.name) and len(target.name) <= _LONGEST_NAME):
+        why = f"is no name for a service: a letter, then at most {_LONGEST_NAME - 1} of a-z, 0-9 and - between them"
+        raise BadValue(what="name", value=target.name, why=why)
+    if target.image is not None and not re.search(r"@sha256:[0-9a-f]{64}$", target.image):
+        raise BadValue(what="image", value=target.image, why="is named without its digest: tomorrow it may be another")
+
+
 def _check_pair(served: Served) -> None:
-    """The plan is of this artifact. Raises BadArtifact."""
+    """The plan is of this artifact, by hash, and where it has none by preset. Raises BadArtifact."""
     plan, artifact = served.plan, served.artifact
     if artifact is None:
         return
@@ -223,7 +247,8 @@ def _check_pair(served: Served) -> None:
     if planned and planned != found:
         why = f"is {found[:16]}… by its receipt, the plan is for {str(planned)[:16]}…"
         raise BadArtifact(path=artifact.model, why=why)
-    if plan.quant != artifact.receipt.quant:
+    presets = {plan.quant, artifact.receipt.quant}
+    if not planned and len(presets) > 1 and presets <= PRESETS.keys():
         raise BadArtifact(path=artifact.model, why=f"is {artifact.receipt.quant}, the plan is for {plan.quant}")
 
 
@@ -249,6 +274,8 @@ def _files(served: Served, *, plan_file: Path) -> tuple[ModelFile, ...]:
 
 
 def _file(role: str, path: Path, *, sha256: str | None = None) -> ModelFile:
+    if not str(path).isprintable():
+        raise BadValue(what="file", value=str(path), why="has a name that cannot be written on one line")
     told = path.stat()
     open_to_all = bool(told.st_mode & 0o004) and bool(path.parent.stat().st_mode & 0o001)
     return ModelFile(role=role, path=path, sha256=sha256 or sha256_of(path), bytes=told.st_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import dataclass
 
 from quantplan.errors import CannotExport
 from quantplan.llama.toolchain import COMMIT
@@ -15,19 +16,31 @@ USER = 10001
 PROGRAM = "/app/llama-server"
 KEY_FILE = "/run/secrets/api-key"
 _SOURCE = "https://github.com/ggml-org/llama.cpp"
-# As the engine's own .devops/cpu.Dockerfile and cuda.Dockerfile have them (0c1e570).
-_UBUNTU = "docker.io/library/ubuntu:24.04"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """What an engine of a backend is built and run on: images, Debian packages, CMake's options."""
+
+    build: str
+    run: str
+    build_packages: str = "g++-14 gcc-14 make"
+    run_packages: str = ""
+    compilers: str = "ENV CC=gcc-14 CXX=g++-14 CUDAHOSTCXX=g++-14\n"
+    options: tuple[str, ...]
+
+
+# As the engine's own .devops/{cpu,cuda,vulkan}.Dockerfile have them (0c1e570).
 _BASES = {
-    "cpu": (_UBUNTU, _UBUNTU),
-    "cuda": ("docker.io/nvidia/cuda:12.8.1-devel-ubuntu24.04", "docker.io/nvidia/cuda:12.8.1-runtime-ubuntu24.04"),
-    "vulkan": (_UBUNTU, _UBUNTU),
-}
-_PACKAGES = {
-    "cpu": ("", ""),
-    "cuda": ("", ""),
-    "vulkan": (" libvulkan-dev glslc spirv-headers", " libvulkan1 mesa-vulkan-drivers"),
-}
-_OPTIONS = {"cpu": (), "cuda": ("-DGGML_CUDA=ON",), "vulkan": ("-DGGML_VULKAN=ON",)}
+    "cpu": _Base(build="docker.io/library/ubuntu:24.04", run="docker.io/library/ubuntu:24.04",
+                 options=("-DGGML_CUDA=OFF",)),
+    "cuda": _Base(build="docker.io/nvidia/cuda:12.8.1-devel-ubuntu24.04",
+                  run="docker.io/nvidia/cuda:12.8.1-runtime-ubuntu24.04",
+                  options=("-DGGML_CUDA=ON", "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined")),
+    "vulkan": _Base(build="docker.io/library/ubuntu:26.04", run="docker.io/library/ubuntu:26.04",
+                    build_packages="build-essential glslc libvulkan-dev spirv-headers",
+                    run_packages=" libvulkan1 mesa-vulkan-drivers", compilers="", options=("-DGGML_VULKAN=ON",)),
+}  # fmt: skip
 
 
 def write(deployments: tuple[Deployment, ...]) -> Exported:
@@ -42,19 +55,18 @@ def write(deployments: tuple[Deployment, ...]) -> Exported:
 def engine_image(told: Deployment) -> str:
     """The stages that build and hold the engine; what is served is for whoever uses them."""
     backend = _backend(told)
-    build, run = _BASES[backend]
-    packages = _PACKAGES[backend]
+    base = _BASES[backend]
     options = " \\\n      ".join(shlex.quote(option) for option in _options(told, backend))
     return f"""\
-# llama-server {told.engine.label} for {backend}: {told.alias} {told.plan.quant}
-ARG BUILD_BASE={build}
-ARG RUN_BASE={run}
+# llama-server {told.engine.label} for {backend}: {told.title}
+ARG BUILD_BASE={base.build}
+ARG RUN_BASE={base.run}
 
 FROM ${{BUILD_BASE}} AS build
 RUN apt-get update \\
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \\
-      ca-certificates cmake g++ git libgomp1 make{packages[0]}
-WORKDIR /src
+      ca-certificates cmake git libgomp1 {base.build_packages}
+{base.compilers}WORKDIR /src
 RUN {_fetch(told.engine.commit)}
 RUN cmake -S . -B build \\
       {options} \\
@@ -64,7 +76,7 @@ RUN cmake -S . -B build \\
 FROM ${{RUN_BASE}} AS server
 RUN apt-get update \\
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \\
-      ca-certificates curl libgomp1{packages[1]} \\
+      ca-certificates curl libgomp1{base.run_packages} \\
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /app/ /app/
 ENV XDG_CONFIG_HOME=/nonexistent GGML_NO_BACKTRACE=1 LC_ALL=C.UTF-8
@@ -73,9 +85,9 @@ USER {USER}:{USER}
 """
 
 
-def checksums(told: Deployment) -> str:
+def checksums(told: Deployment, *, apart: bool = True) -> str:
     """What `sha256sum --check` reads: every file that the engine opens, where the container has it."""
-    return "".join(f"{file.sha256}  {told.where(file, MODELS)}\n" for file in told.files)
+    return "".join(f"{file.sha256}  {told.where(file, MODELS, apart=apart)}\n" for file in told.files)
 
 
 def engine_notes(told: Deployment) -> tuple[str, ...]:
@@ -100,11 +112,10 @@ def _options(told: Deployment, backend: str) -> tuple[str, ...]:
     number = (f"-DLLAMA_BUILD_NUMBER={told.engine.number}",) if told.engine.number else ()
     return (
         "-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF",
-        "-DLLAMA_BUILD_UI=OFF", *number, f"-DLLAMA_BUILD_COMMIT={told.engine.commit[:7]}",
+        "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_OPENSSL=OFF", *number, f"-DLLAMA_BUILD_COMMIT={told.engine.commit[:7]}",
         "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON", "-DCMAKE_INSTALL_RPATH=$ORIGIN", "-DGGML_NATIVE=OFF",
-        "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", *(_OPTIONS[backend] or ("-DGGML_CUDA=OFF",)),
+        "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", *_BASES[backend].options,
         *((f"-DCMAKE_CUDA_ARCHITECTURES={architectures}",) if backend == "cuda" and architectures else ()),
-        *(("-DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined",) if backend == "cuda" else ()),
     )  # fmt: skip
 
 

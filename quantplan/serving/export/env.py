@@ -24,7 +24,7 @@ def write(deployments: tuple[Deployment, ...]) -> Exported:
     settings = flags.from_argv(argv)
     rest = _rest(told, settings)
     lines = [
-        f"# llama-server for {told.alias} {told.plan.quant}, engine {told.engine.label}: every setting of the plan\n",
+        f"# llama-server for {told.title}, engine {told.engine.label}: every setting of the plan\n",
         commented(told),
         f"# Start: llama-server {' '.join(rest)}".rstrip() + "\n",
         *(f"{flags.variable_of(name)}={_quoted(name, one.value)}\n" for name, one in settings.items()

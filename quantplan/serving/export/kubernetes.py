@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
-from quantplan.errors import BadValue, CannotExport
+from quantplan.errors import CannotExport
 from quantplan.serving.export.deployment import MODELS, PLACEHOLDER_IMAGE, Deployment
 from quantplan.serving.export.dockerfile import PROGRAM, USER, checksums
 from quantplan.serving.export.exported import Exported, Exporter, File, Need
@@ -19,13 +20,10 @@ _CARDS = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu", "sycl": "gpu.intel.co
 
 
 def write(deployments: tuple[Deployment, ...]) -> Exported:
-    """One manifest of several documents. Raises CannotExport, and BadValue for an image without a digest."""
+    """One manifest of several documents. Raises CannotExport."""
     (told,) = deployments
-    image = told.target.image
-    if image is not None and "@sha256:" not in image:
-        raise BadValue(what="image", value=image, why="is named without its digest: a node may run another one")
     documents = (_config(told), _claim(told), _deployment(told), _service(told), _network(told), _budget(told))
-    head = f"# {told.alias} {told.plan.quant}: kubectl apply --filename {told.name}.yaml\n"
+    head = f"# {told.title}: kubectl apply --filename {told.name}.yaml\n"
     return Exported(files=(File(name=f"{told.name}.yaml", text=head + yaml_text(*documents)),), notes=_notes(told))
 
 
@@ -38,8 +36,13 @@ def _labels(told: Deployment) -> dict[str, str]:
 
 
 def _config(told: Deployment) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta(told), "immutable": True,
-            "data": {"artifact.sha256": checksums(told)}}  # fmt: skip
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta(told, _config_name(told)), "immutable": True,
+            "data": {"artifact.sha256": checksums(told, apart=False)}}  # fmt: skip
+
+
+def _config_name(told: Deployment) -> str:
+    """Another artifact, another name: an immutable object is never changed."""
+    return f"{told.name}-{hashlib.sha256(checksums(told, apart=False).encode()).hexdigest()[:8]}"
 
 
 def _claim(told: Deployment) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def _pod(told: Deployment) -> dict[str, Any]:
         "containers": [_server(told)],
         "volumes": [
             {"name": "models", "persistentVolumeClaim": {"claimName": told.name, "readOnly": True}},
-            {"name": "artifact", "configMap": {"name": told.name}},
+            {"name": "artifact", "configMap": {"name": _config_name(told)}},
             {"name": "keys", "secret": {"secretName": f"{told.name}-api-key", "defaultMode": 0o440}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
@@ -120,7 +123,7 @@ def _mount(name: str, path: str, *, writable: bool = False) -> dict[str, Any]:
 
 def _server(told: Deployment) -> dict[str, Any]:
     port = told.target.port
-    argv = told.argv((PROGRAM,), host="0.0.0.0", port=port, folder=MODELS, api_key_file=f"{_KEYS}/api-key",
+    argv = told.argv((PROGRAM,), host="0.0.0.0", port=port, folder=MODELS, apart=False, api_key_file=f"{_KEYS}/api-key",
                      renumbered=True, cpu_range=False)  # fmt: skip
     limits = {"cpu": str(told.cpus), "memory": f"{told.memory_max_bytes // MIB}Mi", **_cards(told)}
     return {
@@ -191,11 +194,11 @@ def _notes(told: Deployment) -> tuple[str, ...]:
     notes = [] if told.target.image else [
         "the image is a placeholder that no registry has: build one (the dockerfile format) and name it by its digest"
     ]  # fmt: skip
+    paths = [str(told.where(file, MODELS, apart=False)) for file in told.files]
     notes += [
         f"the keys are the Secret {told.name}-api-key: kubectl create secret generic {told.name}-api-key "
         "--from-file=api-key=KEYS",
-        f"the claim {told.name} has to hold {', '.join(str(told.where(file, MODELS)) for file in told.files)}; "
-        "a pod does not start where a file has another hash",
+        f"the claim {told.name} has to hold {', '.join(paths)}; a pod does not start where a file has another hash",
         f"only pods of the namespace with the label {told.name}/client=true reach it",
     ]
     if told.plan.cpu_range:

@@ -58,7 +58,7 @@ def write(deployments: tuple[Deployment, ...]) -> Exported:
 def _unit(told: Deployment) -> str:
     return (
         "[Unit]\n"
-        f"Description=llama-server: {_escaped(told.alias)} {told.plan.quant}, {told.plan.n_parallel} slot(s) of "
+        f"Description=llama-server: {_escaped(told.title)}, {told.plan.n_parallel} slot(s) of "
         f"{told.plan.n_ctx_per_slot} tokens\n"
         "After=network-online.target\nWants=network-online.target\n"
         "StartLimitIntervalSec=3600\nStartLimitBurst=5\n"
@@ -144,7 +144,7 @@ def _paths(told: Deployment) -> str:
     folders = [str(told.on_target), *(str(told.where(file).parent) for file in told.files)]
     also = (str(_plan_file(told).parent), str(Path(told.target.program[0]).parent), *map(str, told.target.checker))
     folders += [path for path in also if path.startswith(tuple(f"{hidden}/" for hidden in _HIDDEN))]
-    return "".join(f"BindReadOnlyPaths={_escaped(folder)}\n" for folder in dict.fromkeys(folders))
+    return "".join(f"BindReadOnlyPaths={_path(folder)}\n" for folder in dict.fromkeys(folders))
 
 
 def _install() -> str:
@@ -196,14 +196,20 @@ def _word(word: str) -> str:
     credentials' folder."""
     own = word.startswith("%d/")
     text = word[3:] if own else word
-    text = text.replace("%", "%%").replace("$", "$$").replace("\\", "\\\\").replace('"', '\\"')
+    text = text.replace("%", "%%").replace("$", "$$").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     if re.fullmatch(r"[\w%@+=:,./-]+", text):
         return f"%d/{text}" if own else text
     return f'"{text}"'
 
 
+def _path(path: str) -> str:
+    """A path in a list of paths: a colon would begin another one."""
+    text = path.replace("\\", "\\\\").replace(":", "\\:").replace('"', '\\"').replace("%", "%%")
+    return f'"{text}"' if re.search(r"[\s'\"]", text) else text
+
+
 def _escaped(text: str) -> str:
-    return text.replace("%", "%%").replace("\n", " ")
+    return text.replace("%", "%%")
 
 
 EXPORTER = Exporter(target="systemd", write=write, needs=_needs)

@@ -31,7 +31,7 @@ def _flags() -> tuple[str, dict[str, frozenset[str]]]:
 
 def serves(command: Command) -> bool:
     """Whether it starts something that answers requests."""
-    if command.program("pip", "pip3", "apt-get", "apt", "which", "pkill", "killall", "curl"):
+    if command.program("pip", "pip3", "apt-get", "apt", "which", "pkill", "killall", "curl", "cp", "cmake", "install"):
         return False
     if command.program("llama-server", "uvicorn", "gunicorn"):
         return True
@@ -193,7 +193,7 @@ def against_plan(source: Source, plan: Plan | None) -> Iterable[Finding]:
         (("-t", "--threads"), str(plan.threads), "threads"), (("-ub", "--ubatch-size"), str(plan.n_ubatch), "micro-batch"),
     )  # fmt: skip
     for command in source.commands:
-        if not command.program("llama-server"):
+        if not (command.program("llama-server") and serves(command)):
             continue
         for names, value, what in wanted:
             found = command.value(*names)
