@@ -26,6 +26,8 @@ def reached(faults: list[Fault]) -> int:
     return sum(fault.raw is None and fault.forward for fault in faults)
 
 
+# Node takes a reset for a proper end where an answer says that the connection closes after it
+KEPT = STREAM_HEAD.replace(b"Connection: close\r\n", b"")
 # sent again, and answered
 AGAIN = [
     pytest.param([Fault(raw=status(429))], id="429"),
@@ -35,6 +37,7 @@ AGAIN = [
     pytest.param([Fault(n_bytes=0, then="reset", long=True)], id="reset, forwarded"),
     pytest.param([Fault(n_bytes=0, then="end", long=True)], id="closed, forwarded"),
     pytest.param([Fault(until=b"\r\n\r\n", then="reset", long=True)], id="reset after the head"),
+    pytest.param([Fault(raw=KEPT, then="reset")], id="kept, reset after the head"),
     pytest.param([Fault(raw=STREAM_HEAD + chunk(b": ping\n\n"), then="reset")], id="reset after a comment"),
     pytest.param(
         [Fault(raw=status(503), then="pass"), Fault(n_bytes=0, then="reset", long=True)], id="503, then reset"
@@ -60,6 +63,8 @@ NEVER = [
     pytest.param(Fault(raw=status(401)), "RequestRefused", id="401"),
     pytest.param(Fault(raw=status(302, headers=b"Location: /\r\n")), "RequestRefused", id="redirect"),
     pytest.param(Fault(raw=status(429, headers=b"Retry-After: 3600\r\n")), "Busy", id="429 for an hour"),
+    pytest.param(Fault(raw=KEPT + chunk(token("a")), then="reset"), "Interrupted", id="kept, reset after a token"),
+    pytest.param(Fault(raw=KEPT + chunk(b"data: {"), then="reset"), "Interrupted", id="kept, reset in an event"),
     pytest.param(Fault(raw=stream(token("a"))), "Interrupted", id="no [DONE]"),
     pytest.param(Fault(raw=stream()), "Interrupted", id="nothing at all"),
     pytest.param(Fault(raw=stream(b"data: {\n\n")), "BadAnswer", id="no JSON"),
