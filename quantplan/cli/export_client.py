@@ -50,7 +50,7 @@ def command(**given: Any) -> None:
     elif len(files) > 1 and not as_json:
         raise SeveralFiles(target=f"a {given['lang']} client", names=tuple(found))
     data = {"format": "client", "language": given["lang"], "limits": limits, "files": files, "output": folder}
-    emit("export", data, as_json=as_json, text=text)
+    emit("export-client", data, as_json=as_json, text=text)
 
 
 def _served(artifact: Path | None, plan_file: Path | None, *, allow_unvalidated: bool) -> Served:

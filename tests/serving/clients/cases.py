@@ -9,11 +9,13 @@ from serving.clients.fault_proxy import STREAM_HEAD, Fault, chunk, status, strea
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 ASKED: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
-LONG: dict[str, Any] = {"temperature": 0, "max_tokens": 900, "extra": {"ignore_eos": True}}
-# long enough, also on a busy machine, for the engine to notice that its reader has left
+FULL_EXTRA = {"ignore_eos": True}
+# so long that the engine notices, on a busy machine too, that its reader has left
+LONG: dict[str, Any] = {"temperature": 0, "max_tokens": 1000,
+                        "extra": {**FULL_EXTRA, "logprobs": True, "top_logprobs": 300}}  # fmt: skip
 SLOW: dict[str, Any] = {"temperature": 0, "max_tokens": 600,
-                        "extra": {"ignore_eos": True, "logprobs": True, "top_logprobs": 20}}  # fmt: skip
-FULL: dict[str, Any] = {**ASKED, "extra": {"ignore_eos": True}}
+                        "extra": {**FULL_EXTRA, "logprobs": True, "top_logprobs": 20}}  # fmt: skip
+FULL: dict[str, Any] = {**ASKED, "extra": FULL_EXTRA}
 SAID = "Hello. How can I help you this "
 UNUSUAL = "héé 日本 🙂!"
 QUICK = {"connect_s": 0.5, "count_s": 2.0, "first_token_s": 0.5, "between_tokens_s": 0.5, "total_s": 4.0}
@@ -24,17 +26,22 @@ def reached(faults: list[Fault]) -> int:
     return sum(fault.raw is None and fault.forward for fault in faults)
 
 
+# Node takes a reset for a proper end where an answer says that the connection closes after it
+KEPT = STREAM_HEAD.replace(b"Connection: close\r\n", b"")
 # sent again, and answered
 AGAIN = [
     pytest.param([Fault(raw=status(429))], id="429"),
     pytest.param([Fault(raw=status(429, headers=b"Retry-After: 1\r\n"))], id="429 after 1 s"),
     pytest.param([Fault(raw=status(503))] * 3, id="503 three times"),
     pytest.param([Fault(forward=False, then="reset")], id="reset, not forwarded"),
-    pytest.param([Fault(n_bytes=0, then="reset")], id="reset, forwarded"),
-    pytest.param([Fault(n_bytes=0, then="end")], id="closed, forwarded"),
-    pytest.param([Fault(until=b"\r\n\r\n", then="reset")], id="reset after the head"),
+    pytest.param([Fault(n_bytes=0, then="reset", long=True)], id="reset, forwarded"),
+    pytest.param([Fault(n_bytes=0, then="end", long=True)], id="closed, forwarded"),
+    pytest.param([Fault(until=b"\r\n\r\n", then="reset", long=True)], id="reset after the head"),
+    pytest.param([Fault(raw=KEPT, then="reset")], id="kept, reset after the head"),
     pytest.param([Fault(raw=STREAM_HEAD + chunk(b": ping\n\n"), then="reset")], id="reset after a comment"),
-    pytest.param([Fault(raw=status(503), then="pass"), Fault(n_bytes=0, then="reset")], id="503, then reset"),
+    pytest.param(
+        [Fault(raw=status(503), then="pass"), Fault(n_bytes=0, then="reset", long=True)], id="503, then reset"
+    ),
 ]
 
 # never sent again: (fault, error)
@@ -56,6 +63,8 @@ NEVER = [
     pytest.param(Fault(raw=status(401)), "RequestRefused", id="401"),
     pytest.param(Fault(raw=status(302, headers=b"Location: /\r\n")), "RequestRefused", id="redirect"),
     pytest.param(Fault(raw=status(429, headers=b"Retry-After: 3600\r\n")), "Busy", id="429 for an hour"),
+    pytest.param(Fault(raw=KEPT + chunk(token("a")), then="reset"), "Interrupted", id="kept, reset after a token"),
+    pytest.param(Fault(raw=KEPT + chunk(b"data: {"), then="reset"), "Interrupted", id="kept, reset in an event"),
     pytest.param(Fault(raw=stream(token("a"))), "Interrupted", id="no [DONE]"),
     pytest.param(Fault(raw=stream()), "Interrupted", id="nothing at all"),
     pytest.param(Fault(raw=stream(b"data: {\n\n")), "BadAnswer", id="no JSON"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 GENERATIONS = ("/v1/chat/completions", "/v1/completions")
+LONG_BODY = b'"max_tokens":1000,"logprobs":true,"top_logprobs":300,"ignore_eos":true'
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
@@ -36,7 +38,7 @@ class Fault:
     then: str = "pass"  # pass, reset, end, hold
     piece_bytes: int | None = None
     pause_s: float = 0.0
-    drop: tuple[bytes, bytes] | None = None  # replaced in the answer
+    long: bool = False  # the engine is asked for a much longer answer than the client asks for
 
 
 @dataclass(slots=True)
@@ -149,15 +151,18 @@ class FaultProxy:
         assert self.upstream_port is not None
         reader, writer = await asyncio.open_connection("127.0.0.1", self.upstream_port)
         try:
-            lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith(b"connection:")]
-            writer.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]) + body)
+            body = re.sub(rb'"max_tokens":\d+', LONG_BODY, body) if fault.long else body
+            dropped = (b"connection:", b"content-length:")
+            lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith(dropped)]
+            lines += [b"Connection: close", b"Content-Length: %d" % len(body), b"", b""]
+            writer.write(b"\r\n".join(lines) + body)
             self.log.n_forwarded += counted
             tail = b""
             while piece := await reader.read(65536):
                 if b"[DONE]" in piece or b"[DONE]" in tail + piece[:20]:
                     self.log.n_finished += counted
                 tail = piece[-20:]
-                yield piece.replace(*fault.drop) if fault.drop else piece
+                yield piece
         finally:
             writer.transport.abort()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jsonschema
 import pytest
 from command_line import refused, run
 from serving.clients.conftest import write_client
@@ -19,6 +20,7 @@ from serving.tiny_plan import bare_plan
 from quantplan.artifact.plan_file import Figure, Plan, write_plan
 from quantplan.artifact.store import Artifact
 from quantplan.errors import BadValue
+from quantplan.places import data_file
 from quantplan.serving.clients.generate import Language, client_files
 from quantplan.serving.clients.limits import Timeouts, checked_url, client_limits
 
@@ -154,7 +156,9 @@ def test_the_command_writes_what_an_artifact_promises(tiny: Artifact, tmp_path: 
     done = run("export", "client", tiny.folder, "--lang", "python", "--output", tmp_path, "--json", cwd=tmp_path,
                LLAMA_API_KEY=key)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)["data"]
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, json.loads(data_file("schemas", "export-client-1.schema.json").read_text()))
+    told = document["data"]
     sha256 = tiny.receipt.model_file.sha256
     assert told["limits"]["artifact_sha256"] == sha256
     assert f'artifact_sha256="{sha256}"' in (tmp_path / "quantplan_client" / "limits.py").read_text()

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from serving.clients.cases import ASKED, HELLO, LONG, SAID, SLOW
+from serving.clients.cases import ASKED, FULL, HELLO, LONG, SAID, SLOW
 from serving.clients.conftest import Engine
 from serving.clients.fault_proxy import Fault, FaultProxy, fault_proxy
 from serving.clients.node_driver import NodeDriver, NodeError
@@ -53,11 +53,11 @@ def finished(door: FrontDoor) -> int:
 
 
 def test_python(client_module: ModuleType, door: FrontDoor, before: FaultProxy, engine: Engine) -> None:
-    log = before.plan(Fault(n_bytes=0, then="reset"))
+    log = before.plan(Fault(n_bytes=0, then="reset", long=True))
     began = engine.counts()
     with python_client(client_module, before.url) as client:
-        answer = client.chat(HELLO, **SLOW)
-        assert answer.usage.completion_tokens == 600
+        answer = client.chat(HELLO, **FULL)
+        assert answer.usage.completion_tokens == 24
         with client.stream_chat(HELLO, **LONG) as pieces:
             next(pieces)
         assert engine.wait_idle() < 1.0
@@ -82,7 +82,7 @@ def test_more_than_the_gateway_lets_in_are_refused_and_come_again(
     clients = [python_client(client_module, door.url, retries=retries) for _ in range(2)]
     texts: list[str] = []
     threads = [
-        threading.Thread(target=lambda client=client: texts.append(client.chat(HELLO, **LONG).text))  # type: ignore[misc]
+        threading.Thread(target=lambda client=client: texts.append(client.chat(HELLO, **SLOW).text))  # type: ignore[misc]
         for client in clients
         for _ in range(2)
     ]
@@ -101,10 +101,10 @@ def test_more_than_the_gateway_lets_in_are_refused_and_come_again(
 
 
 def test_typescript(node: NodeDriver, before: FaultProxy, engine: Engine) -> None:
-    log = before.plan(Fault(n_bytes=0, then="reset"))
+    log = before.plan(Fault(n_bytes=0, then="reset", long=True))
     began = engine.counts()
     told: dict[str, Any] = {"url": before.url, "messages": HELLO, "apiKey": KEY}
-    assert node("chat", options=SLOW, **told)["usage"]["completionTokens"] == 600
+    assert node("chat", options=FULL, **told)["usage"]["completionTokens"] == 24
     assert node("left", options=LONG, after=1, how="break", **told)["pieces"] == 1
     assert engine.wait_idle() < 1.0
     assert len(log.asked) == 3
