@@ -62,7 +62,14 @@ _PARTS = ("model_bytes", "context_bytes", "compute_bytes", "output_bytes", "over
     [
         ("chat", ("openai/gpt-oss-20b", "google/gemma-4-E4B-it", "LiquidAI/LFM2.5-8B-A1B"), ()),
         ("code", ("Qwen/Qwen3-Coder-30B-A3B-Instruct",), ("--min-ctx", "16384", "--hardware", "2x3090+64GB")),
-        ("vision", ("Qwen/Qwen3-VL-8B-Instruct",), ("--kv", "q8_0",)),
+        (
+            "vision",
+            ("Qwen/Qwen3-VL-8B-Instruct",),
+            (
+                "--kv",
+                "q8_0",
+            ),
+        ),
         ("embedding", ("Qwen/Qwen3-Embedding-0.6B", "BAAI/bge-base-en"), ()),
     ],
 )
