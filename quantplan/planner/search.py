@@ -36,7 +36,6 @@ from quantplan.units import format_mib
 
 _TRIES = 64
 _CLEARLY = 1.25  # times as fast as everything on the host: from there on, more on the GPUs is taken to be faster
-
 _ADVISED = 1.0  # the first part of the key of a preset that nothing speaks against
 _PLACED, _BATCHED, _SIZED, _EXACT = 1, 2, 3, 4
 
@@ -75,10 +74,10 @@ class Search:
         return None
 
     def _in_two(self, request: PlanRequest, space: Space) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The presets to look at, and those that come after all others anyway: their tensors are worked out when none
-        of the others fits. Where a limit rejects presets one by one, all are looked at, so that it is told."""
-        limited = request.min_tokens_per_s is not None or request.max_disk_bytes is not None
-        if request.any_preset or limited or self.tools.free_disk_bytes is not None:
+        """The presets to look at, and those that come after all others anyway, for when none of the others fits. Where
+        a limit rejects presets one by one, all are looked at, so that it is told."""
+        limits = (request.min_tokens_per_s, request.max_disk_bytes, self.tools.free_disk_bytes)
+        if request.any_preset or any(limit is not None for limit in limits):
             return space.quants, ()
         flagged = tuple(quant for quant in space.quants if self.tools.objection(quant) is not None)
         return tuple(quant for quant in space.quants if quant not in flagged), flagged

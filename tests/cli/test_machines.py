@@ -74,7 +74,7 @@ def test_a_preset_that_is_advised_against_does_not_meet() -> None:
 
 
 def test_no_machine_meets() -> None:
-    with pytest.raises(NoMachineMeets, match="none of the 2 machines does for .*; nearest is rtx4090") as caught:
+    with pytest.raises(NoMachineMeets, match=r"none of the 2 machines does for .*; nearest is rtx4090") as caught:
         compare("rtx3060+32GB", "rtx4090+32GB", smallest=True, min_tokens_per_s=5000.0)
     assert caught.value.exit_code == 3
 
