@@ -177,17 +177,32 @@ def _in_processes(work: _Work, models: Sequence[str]) -> Iterable[Row]:
 def _kept_file(host: HostFacts, request: PlanRequest, margins: Mapping[str, int], with_projector: bool) -> Path:
     """The file of what was planned with all that decides a plan: the machine and what was measured on it, the options,
     the data, the version."""
-    from quantplan.artifact.history_store import store_file
     from quantplan.rehearsal.calibration import bench_file
 
     told = {
         "host": host.to_json(), "request": repr(request), "margins": sorted(margins.items()),
         "projector": with_projector, "version": __version__, "code": _newest_code(),
         "data": [_stamp(data_file(name)) for name in _DATA],
-        "measured": [] if host.profile else [_stamp(bench_file(host))], "history": _stamp(store_file()),
+        "measured": [] if host.profile else [_stamp(bench_file(host))], "history": _measured_quality(),
     }  # fmt: skip
     key = sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return cache_folder() / "catalog-plans" / f"{key}.json"
+
+
+def _measured_quality() -> object:
+    """What changes when a gate was recorded here; other results of the history change no plan."""
+    from quantplan.artifact.history_store import store_file
+    from quantplan.errors import HistoryUnreadable
+
+    if not store_file().exists():
+        return None
+    from quantplan.quant.own_quality import gates
+
+    try:
+        found = gates(store_file())
+    except HistoryUnreadable:
+        return _stamp(store_file())
+    return len(found), repr(found[-1]) if found else None
 
 
 def _newest_code() -> int:

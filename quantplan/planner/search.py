@@ -11,8 +11,9 @@ Pure: memory, speed and quality come in as functions (`Instruments`).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from quantplan.memory.estimate import HOST
 from quantplan.planner.candidates import (
@@ -35,8 +36,6 @@ from quantplan.units import format_mib
 
 _TRIES = 64
 _CLEARLY = 1.25  # times as fast as everything on the host: from there on, more on the GPUs is taken to be faster
-
-
 _ADVISED = 1.0  # the first part of the key of a preset that nothing speaks against
 _PLACED, _BATCHED, _SIZED, _EXACT = 1, 2, 3, 4
 
@@ -65,8 +64,7 @@ class Search:
         self._push_all(request, space, now)
         while self._groups or later:
             if later and (not self._groups or self._groups[0][0][0] > -_ADVISED):
-                self._push_all(request, space, later)
-                later = ()
+                later = self._push_all(request, space, later)
                 continue
             negated, _, group = heapq.heappop(self._groups)
             if group.level == _EXACT:
@@ -76,19 +74,18 @@ class Search:
         return None
 
     def _in_two(self, request: PlanRequest, space: Space) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The presets to look at, and those that come after all others anyway: their tensors are not worked out while
-        one of the others may fit. Where a limit rejects presets one by one, all are looked at, so that it is told."""
-        limited = request.min_tokens_per_s is not None or request.max_disk_bytes is not None
-        if request.any_preset or limited or self.tools.free_disk_bytes is not None:
+        """The presets to look at, and those that come after all others anyway, for when none of the others fits. Where
+        a limit rejects presets one by one, all are looked at, so that it is told."""
+        limits = (request.min_tokens_per_s, request.max_disk_bytes, self.tools.free_disk_bytes)
+        if request.any_preset or any(limit is not None for limit in limits):
             return space.quants, ()
         flagged = tuple(quant for quant in space.quants if self.tools.objection(quant) is not None)
         return tuple(quant for quant in space.quants if quant not in flagged), flagged
 
-    def _push_all(self, request: PlanRequest, space: Space, quants: Sequence[str]) -> None:
-        for quant in quants:
-            for kv in space.kv_types:
-                for n_parallel in space.n_parallels:
-                    self._push(request, space, Group(level=0, quant=quant, kv=kv, n_parallel=n_parallel))
+    def _push_all(self, request: PlanRequest, space: Space, quants: tuple[str, ...]) -> tuple[str, ...]:
+        for quant, kv, n_parallel in product(quants, space.kv_types, space.n_parallels):
+            self._push(request, space, Group(level=0, quant=quant, kv=kv, n_parallel=n_parallel))
+        return ()
 
     # Groups ----------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from quantplan.artifact.history import Entry, entries, is_model
+from quantplan.artifact.history_store import store_file
 from quantplan.artifact.results import Metric
 from quantplan.quant.quality import OwnMeasurement, QualityTable, family_of
 
@@ -18,7 +20,7 @@ def own_measurements(model: str, *, table: QualityTable, store: Path | None = No
     """The newest measurement of every preset of this model and of its siblings: models of its family, or of one name
     up to the size (`Mistral-7B…`, `Mistral-24B…`). Raises HistoryUnreadable."""
     newest: dict[tuple[str, str, bool], OwnMeasurement] = {}
-    for entry in entries(kind="gate", store=store):
+    for entry in gates(store or store_file()):
         same = is_model(entry, model)
         if not (same or is_sibling(entry.model, model, table)):
             continue
@@ -26,6 +28,21 @@ def own_measurements(model: str, *, table: QualityTable, store: Path | None = No
         if own is not None:
             newest[entry.model, own.quant, own.with_imatrix] = own
     return tuple(newest.values())
+
+
+def gates(store: Path) -> tuple[Entry, ...]:
+    """Every gate of the history, oldest first; read once while the file stays as it is, since a look at the catalog
+    asks for each model. Raises HistoryUnreadable."""
+    try:
+        found = store.stat()
+    except OSError:
+        return ()
+    return _gates(store, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _gates(store: Path, _size: int, _changed: int) -> tuple[Entry, ...]:
+    return tuple(entries(kind="gate", store=store))
 
 
 def is_sibling(name: str, other: str, table: QualityTable) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from quantplan.model.facts import ModelFacts
@@ -76,6 +78,30 @@ def test_windows_are_grouped_as_vllm_groups_them() -> None:
     assert olmo is not None
     assert [group.n_layers for group in olmo.groups] == [8, 8, 8, 8]
     assert olmo.blocks_per_request(65536) == 4096 + 3 * (-(-(4095 + 2048) // 16) + 1)
+
+
+@pytest.mark.parametrize(
+    ("full", "sliding", "window", "groups", "per_request"),
+    [
+        (12, 12, 128, (12, 12), 137), (8, 24, 4096, (8, 8, 8, 8), 385), (13, 12, 128, (13, 12), 137),
+        (5, 29, 1024, (5, 5, 5, 5, 5, 5, 4), 193), (8, 40, 1024, (8, 8, 8, 8, 8, 8), 193),
+        (16, 48, 4096, (16, 16, 16, 16), 385),
+    ],
+)  # fmt: skip
+def test_groups_and_windows_are_those_of_vllm(
+    full: int, sliding: int, window: int, groups: tuple[int, ...], per_request: int
+) -> None:
+    """What vLLM 0.32.0's own _get_kv_cache_groups_uniform_page_size and SlidingWindowSpec.
+    max_admission_blocks_per_request(2048, 65536) answered (blocks of 16 tokens, 8 heads of 128 in bf16)."""
+    oss = facts("openai/gpt-oss-20b")
+    layer = replace(oss.layers[0], n_head_kv=8, n_embd_head_k=128, n_embd_head_v=128)
+    layers = (*(replace(layer, is_swa=False),) * full, *(replace(layer, is_swa=True),) * sliding)
+    shape = kv_shape(replace(oss, layers=layers, n_layer=len(layers), n_swa=window))
+    assert shape is not None
+    assert tuple(group.n_layers for group in shape.groups) == groups
+    assert shape.page_bytes == 65536
+    windowed = KvShape(page_bytes=1, groups=(KvGroup(n_layers=1, window=window),), block_tokens=16)
+    assert windowed.blocks_per_request(65536) == per_request
 
 
 def test_where_the_rule_is_not_known_there_is_no_figure() -> None:
