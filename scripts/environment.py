@@ -56,7 +56,9 @@ def ensure_environment(extra: str) -> float:
     return time.monotonic() - started
 
 
-DEBIAN_PACKAGES = {"chromium": "chromium", "nginx": "nginx-light", "promtool": "prometheus"}
+DEBIAN_PACKAGES = {
+    "chromium": "chromium", "nginx": "nginx-light", "promtool": "prometheus", "systemd-analyze": "systemd",
+}  # fmt: skip
 
 
 def ensure_programs() -> float:
