@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.cli.options import preset
-from quantplan.errors import BadModelFile, ImatrixNeeded, ToolFailed, ToolMissing, UnsupportedArchitecture
+from quantplan.errors import (
+    BadModelFile,
+    CannotReadRemotely,
+    ImatrixNeeded,
+    ToolFailed,
+    ToolMissing,
+    UnsupportedArchitecture,
+)
 from quantplan.llama.types import Toolchain
 from quantplan.model.read import facts_of
 from quantplan.pipeline.build import BuildRequest
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from quantplan.pipeline.candidate import Candidate
     from quantplan.pipeline.checks import Preflight
     from quantplan.pipeline.disk import BuildSizes
+    from quantplan.pipeline.remote.weights import RemoteWeights
     from quantplan.pipeline.source import Source
 
 ALL_LAYERS = 999
@@ -78,7 +87,7 @@ def make(model: str, options: Options) -> BuildRequest:
     from quantplan.cli import build_types
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
-    from quantplan.pipeline.build import needs_source
+    from quantplan.pipeline.build import needs_source, settle_disk
     from quantplan.pipeline.candidate import find_candidate
     from quantplan.pipeline.convert import has_projector, wanted_outtype, weight_dtypes
     from quantplan.pipeline.disk import DiskMode
@@ -118,10 +127,32 @@ def make(model: str, options: Options) -> BuildRequest:
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": settings.n_threads},
     )  # fmt: skip
     ours = found.sizes is not None and found.sizes.source_bytes > 0
-    request = replace(request, sizes=sizes_of(request, found), source_is_ours=ours)
-    if candidate.repository is not None and needs_source(request, tell=lambda step, what: None):
-        fetched(candidate, found, converter, options.allowed)
+    request = replace(request, sizes=sizes_of(request, found), source_is_ours=ours, remote=_remote(candidate, found))
+    if candidate.repository is not None:
+        request = settle_disk(request)
+        if needs_source(request, tell=lambda step, what: None):
+            _fetch_what_lacks(candidate, found, converter, options.allowed, remote=request.disk is DiskMode.REMOTE)
     return request
+
+
+def _fetch_what_lacks(
+    candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed, *, remote: bool
+) -> None:
+    """All that the conversion reads; with `remote` all but the weights."""
+    if remote and found.needed is not None:
+        _download(candidate, found.needed.without_weights)
+    else:
+        fetched(candidate, found, converter, allowed)
+
+
+def _remote(candidate: Candidate, found: Preflight) -> RemoteWeights | None:
+    """How the weights could be read from the hub, where they can."""
+    from quantplan.pipeline.remote.weights import remote_weights
+
+    try:
+        return remote_weights(candidate, found.needed) if found.needed is not None else None
+    except CannotReadRemotely:
+        return None
 
 
 def _dtypes(candidate: Candidate) -> frozenset[str]:
@@ -148,12 +179,17 @@ def sizes_of(request: BuildRequest, found: Preflight) -> BuildSizes | None:
     if facts is None:
         return None
     matrices = 2 * facts.parameters
-    return build_sizes(
+    sizes = build_sizes(
         facts, (BASELINE, *request.quants), converted_as=request.converted_as, overrides=request.overrides,
         kv_bytes=found.vocabulary.kv_bytes_with(facts.tensors) if found.vocabulary else None,
         imatrix=request.work().imatrix, logits_bytes=logits_bytes(request),
         mmproj_bytes=max(0, request.source.weight_bytes - matrices) if request.mmproj else 0,
-        source_bytes=found.sizes.source_bytes if found.sizes else 0,
+    )  # fmt: skip
+    if found.sizes is None:
+        return sizes
+    return replace(
+        sizes, source_bytes=found.sizes.source_bytes, small_source_bytes=found.sizes.small_source_bytes,
+        digests_bytes=found.sizes.digests_bytes,
     )  # fmt: skip
 
 
@@ -161,8 +197,11 @@ def look_first(candidate: Candidate, options: Options) -> None:
     """What is wrong with the model itself is said before what is missing on the host."""
     from quantplan.pipeline.needed import needed_files
     from quantplan.pipeline.presets_check import check_presets
+    from quantplan.pipeline.remote.weights import remote_weights
 
-    needed_files(candidate.files, allow_code=options.allowed.code, allow_pickle=options.allowed.pickle)
+    needed = needed_files(candidate.files, allow_code=options.allowed.code, allow_pickle=options.allowed.pickle)
+    if options.disk == "remote":
+        remote_weights(candidate, needed)
     try:
         facts = facts_of(candidate.checkpoint)
     except UnsupportedArchitecture:
@@ -208,19 +247,24 @@ def preflight(model: str, options: Options) -> Preflight:
 
 def fetched(candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed) -> Source:
     """The repository on this disk: every needed file downloaded and proved, and the folder checked as any other."""
-    from quantplan.cli.progress import DownloadBar
-    from quantplan.pipeline.download import download
     from quantplan.pipeline.source import open_source
 
     assert candidate.repository is not None
-    assert candidate.hub is not None
     assert found.needed is not None
-    bar = DownloadBar(candidate.repository.id)
-    got = download(candidate.hub, candidate.repository, found.needed.all, progress=bar)
-    source = open_source(got.folder, name=candidate.name, converter=converter, allow_pickle=allowed.pickle)
+    folder = _download(candidate, found.needed.all)
+    source = open_source(folder, name=candidate.name, converter=converter, allow_pickle=allowed.pickle)
     return replace(
         source, repo=candidate.repository.id, revision=candidate.repository.commit, licence=candidate.licence
     )
+
+
+def _download(candidate: Candidate, names: Sequence[str]) -> Path:
+    from quantplan.cli.progress import DownloadBar
+    from quantplan.pipeline.download import download
+
+    assert candidate.repository is not None
+    assert candidate.hub is not None
+    return download(candidate.hub, candidate.repository, names, progress=DownloadBar(candidate.repository.id)).folder
 
 
 def tools_for_build(llama: Path | None) -> tuple[Toolchain, Path]:

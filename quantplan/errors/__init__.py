@@ -16,6 +16,7 @@ from quantplan.errors.artifacts import (
 from quantplan.errors.base import BadValue, ExitCode, ExtraMissing, QuantplanError
 from quantplan.errors.building import (
     AlreadyQuantized,
+    CannotReadRemotely,
     DiskFull,
     HoldsGgufOnly,
     HoldsNoGguf,
@@ -43,6 +44,7 @@ from quantplan.errors.hub import (
     RepositoryGated,
     RepositoryNotFound,
     RevisionNotFound,
+    TensorDiffers,
 )
 from quantplan.errors.judging import BadPolicy, BadText, DamagedWeights, NoReference, NotComparable
 from quantplan.errors.models import (
@@ -89,6 +91,7 @@ __all__ = [
     "BadText",
     "BadValue",
     "CannotExpress",
+    "CannotReadRemotely",
     "ChooseFile",
     "Contradiction",
     "DamagedWeights",
@@ -136,6 +139,7 @@ __all__ = [
     "ServerUnreachable",
     "StillNeeded",
     "TemplateLost",
+    "TensorDiffers",
     "TokenizerRefused",
     "ToolFailed",
     "ToolMissing",

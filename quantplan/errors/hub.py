@@ -114,3 +114,14 @@ class HubContentDiffers(HubError):
             f"also when it is fetched again ({n_attempts} times): nothing of it was kept"
         )
         self.repo, self.file, self.expected, self.found = repo, file, expected, found
+
+
+class TensorDiffers(HubError):
+    """What the hub sends of a tensor is not what it sent when the whole file was proved, time after time."""
+
+    def __init__(self, *, repo: str, file: str, tensor: str, n_attempts: int) -> None:
+        super().__init__(
+            f"{repo}/{file}: the bytes of {tensor} are not those of the file whose hash was proved, "
+            f"also when they are read again ({n_attempts} times): nothing was made of them"
+        )
+        self.repo, self.file, self.tensor = repo, file, tensor

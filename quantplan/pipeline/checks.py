@@ -79,6 +79,7 @@ class Preflight:
     free_bytes: int = 0
     memory: tuple[MemoryStep, ...] = field(default=())
     memory_limit_bytes: int = 0
+    remote_bytes: int = 0  # weights that are read from the hub instead of being downloaded, each byte twice
 
     @property
     def refusals(self) -> tuple[errors.QuantplanError, ...]:
@@ -95,6 +96,7 @@ class Preflight:
             "licence": self.licence, "architecture": self.architecture,
             "files": [{"name": name, "bytes": n_bytes} for name, n_bytes in self.files],
             "download_bytes": self.download_bytes, "missing_bytes": self.missing_bytes,
+            "remote_bytes": self.remote_bytes,
             "checks": [check.to_json() for check in self.checks],
             "sizes": None if sizes is None else {"BF16": sizes.converted_bytes, **sizes.quants},
             "sizes_are_exact": self.sizes_are_exact,
