@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from quantplan.pipeline.candidate import Candidate
     from quantplan.pipeline.checks import Preflight
     from quantplan.pipeline.disk import BuildSizes
-    from quantplan.pipeline.remote.weights import RemoteWeights
     from quantplan.pipeline.source import Source
 
 ALL_LAYERS = 999
@@ -127,7 +126,7 @@ def make(model: str, options: Options) -> BuildRequest:
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": settings.n_threads},
     )  # fmt: skip
     ours = found.sizes is not None and found.sizes.source_bytes > 0
-    request = replace(request, sizes=sizes_of(request, found), source_is_ours=ours, remote=_remote(candidate, found))
+    request = replace(request, sizes=sizes_of(request, found), source_is_ours=ours, remote=found.remote)
     if candidate.repository is not None:
         request = settle_disk(request)
         if needs_source(request, tell=lambda step, what: None):
@@ -143,16 +142,6 @@ def _fetch_what_lacks(
         _download(candidate, found.needed.without_weights)
     else:
         fetched(candidate, found, converter, allowed)
-
-
-def _remote(candidate: Candidate, found: Preflight) -> RemoteWeights | None:
-    """How the weights could be read from the hub, where they can."""
-    from quantplan.pipeline.remote.weights import remote_weights
-
-    try:
-        return remote_weights(candidate, found.needed) if found.needed is not None else None
-    except CannotReadRemotely:
-        return None
 
 
 def _dtypes(candidate: Candidate) -> frozenset[str]:

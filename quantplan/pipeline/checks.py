@@ -12,6 +12,7 @@ from quantplan.pipeline.disk import BuildSizes, DiskMode, DiskPlan
 from quantplan.pipeline.memory_need import MemoryStep
 from quantplan.pipeline.needed import Needed
 from quantplan.pipeline.presets_check import PresetCheck
+from quantplan.pipeline.remote.weights import RemoteWeights
 from quantplan.pipeline.vocabulary import Vocabulary
 
 
@@ -79,7 +80,13 @@ class Preflight:
     free_bytes: int = 0
     memory: tuple[MemoryStep, ...] = field(default=())
     memory_limit_bytes: int = 0
-    remote_bytes: int = 0  # weights that are read from the hub instead of being downloaded, each byte twice
+    remote: RemoteWeights | None = None  # how the weights could be read from the hub, where they can
+    is_remote: bool = False  # and they will
+
+    @property
+    def remote_bytes(self) -> int:
+        """Weights that are read from the hub instead of being downloaded, each byte twice."""
+        return self.remote.n_bytes if self.remote is not None and self.is_remote else 0
 
     @property
     def refusals(self) -> tuple[errors.QuantplanError, ...]:

@@ -90,7 +90,7 @@ def examine(candidate: Candidate, asked: Asked, *, host: HostFacts) -> Preflight
         repo=candidate.checkpoint.source.repo, revision=candidate.checkpoint.source.revision, files=files,
         download_bytes=sum(n or 0 for _, n in files) if candidate.repository else 0,
         missing_bytes=missing_bytes(candidate.repository, names) if candidate.repository else 0,
-        remote_bytes=remote.n_bytes if remote is not None and is_remote else 0,
+        remote=remote, is_remote=is_remote,
         checks=tuple(checks.found), facts=facts, needed=needed, vocabulary=vocabulary, presets=presets, sizes=sizes,
         sizes_are_exact=vocabulary is not None and sizes is not None, disk=plan, free_bytes=_free(asked.output),
         memory=memory, memory_limit_bytes=host.ram.available_bytes,
