@@ -11,7 +11,6 @@ from quantplan.artifact.plan_file import Plan
 from quantplan.cli.options import preset
 from quantplan.errors import (
     BadModelFile,
-    CannotReadRemotely,
     ImatrixNeeded,
     ToolFailed,
     ToolMissing,
