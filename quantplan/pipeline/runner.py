@@ -20,7 +20,7 @@ from quantplan.pipeline.imatrix import imatrix_step, keep_coverage
 from quantplan.pipeline.publish import Publisher
 from quantplan.pipeline.quantize import quantize_step, split_step
 from quantplan.pipeline.record import Done
-from quantplan.pipeline.remote.steps import forget_marks, read_source_step
+from quantplan.pipeline.remote.steps import read_source_step
 from quantplan.pipeline.request import Workplace
 from quantplan.pipeline.schedule import CONVERTED, DIGESTS, IMATRIX, MMPROJ, SOURCE, Action, Kind
 from quantplan.pipeline.steps import NEVER, PARTIAL, Step, run_step, stale
@@ -197,8 +197,6 @@ class BuildRunner:
             keep_how_read(work)
         done = run_step(step, folder=work.folder, record=work.record, run=work.run, tell=self.space.tell)
         work.tell(step.name, f"done in {done.entry.seconds:.1f} s")
-        if action.makes == DIGESTS:
-            forget_marks(work)
         if action.makes == IMATRIX:
             keep_coverage(work, done.output)
 

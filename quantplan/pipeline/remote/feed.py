@@ -20,7 +20,7 @@ from quantplan.pipeline.remote.digests import ProvedFile, TensorDigest
 from quantplan.pipeline.remote.weights import RemoteWeights, read_range
 
 FRAME = struct.Struct("<BI")  # what follows, and its bytes
-DATA, AGAIN, PROVED, FAILED = range(4)  # reader_process.py has the same; AGAIN: what came is void, it comes again
+DATA, AGAIN, PROVED = range(3)  # reader_process.py has the same; AGAIN: what came is void, it comes again
 _JOIN_S = 10.0
 _MAX_QUESTION_BYTES = 64 * 1024
 
@@ -35,7 +35,7 @@ class TensorFeed:
         self._tensors = {(file.name, one.offset, one.n_bytes): one for file in files for one in file.tensors}
         self._ours, self._theirs = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="feed-converter", daemon=True)
-        self.error: errors.QuantplanError | None = None
+        self.error: Exception | None = None
 
     @property
     def fd(self) -> int:
@@ -55,16 +55,22 @@ class TensorFeed:
         self._ours.close()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError), self._ours.makefile("rb") as questions:  # OSError: the converter has ended
+        """Until the converter or the block ends. However this ends, the converter is not left waiting."""
+        try:
+            self._answer_all()
+        except (ConnectionError, Stopped):
+            pass
+        except Exception as error:
+            self.error = error
+        finally:
+            with contextlib.suppress(OSError):
+                self._ours.shutdown(socket.SHUT_RDWR)
+
+    def _answer_all(self) -> None:
+        with self._ours.makefile("rb") as questions:
             while question := questions.readline(_MAX_QUESTION_BYTES):
                 asked = json.loads(question)
-                try:
-                    self._answer(asked["file"], asked["offset"], asked["bytes"])
-                except Stopped:
-                    return
-                except errors.QuantplanError as error:
-                    self.error = error
-                    self._ours.sendall(FRAME.pack(FAILED, 0))
+                self._answer(asked["file"], asked["offset"], asked["bytes"])
 
     def _answer(self, name: str, offset: int, n_bytes: int) -> None:
         tensor = self._tensors.get((name, offset, n_bytes))

@@ -19,7 +19,7 @@ from typing import Any
 
 FEED = "QUANTPLAN_FEED"  # the number of an inherited socket
 FRAME = struct.Struct("<BI")  # feed.py has the same
-DATA, AGAIN, PROVED, FAILED = range(4)
+DATA, AGAIN, PROVED = range(3)
 
 
 class Feed:
@@ -45,14 +45,14 @@ class Feed:
             elif kind == PROVED and have == n_bytes:
                 return content.obj  # type: ignore[return-value]
             else:
-                raise RuntimeError(f"{file}: the tensor at byte {offset} could not be read from the hub")
+                raise RuntimeError(f"{file}: an answer that is none to the tensor at byte {offset}")
 
     def _fill(self, place: memoryview) -> None:
         have = 0
         while have < len(place):
             n = self._connection.recv_into(place[have:])
             if not n:
-                raise RuntimeError("nobody answers any more: the build has ended")
+                raise RuntimeError("the tensor could not be read from the hub")
             have += n
 
 

@@ -50,11 +50,6 @@ def read_source_step(work: Workplace, *, inputs: Sequence[FileEntry], tell: Tell
     )  # fmt: skip
 
 
-def forget_marks(work: Workplace) -> None:
-    """The marks of single files, once all of them are in the step's own file."""
-    remove(work.folder / MARKS)
-
-
 def fed_conversion(
     work: Workplace, argv: Sequence[str], *, step: str, extra_env: Mapping[str, str], tell: Tell, run: Runner
 ) -> Completed:
@@ -65,6 +60,7 @@ def fed_conversion(
     remote, source = work.request.remote, work.request.source
     assert remote is not None
     files = read_digests(work.path(DIGESTS))
+    remove(work.folder / MARKS)  # all of them are in that file
     traffic = Traffic(remote.n_bytes if step == "convert" else None, tell=lambda words: tell(step, words))
     how = remote.fetching(traffic.add, lambda text: tell(step, text))
     with _headers_only(work.folder, source, files) as folder, TensorFeed(remote, files, how) as feed:

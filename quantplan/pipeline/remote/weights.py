@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ class RemoteWeights:
     hub: Hub
     repository: Repository
     files: tuple[HubFile, ...]
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+    sleep: Callable[[float], object] | None = field(default=None, repr=False)  # None: until the reading is stopped
 
     @property
     def n_bytes(self) -> int:
@@ -44,9 +43,9 @@ class RemoteWeights:
         stop = threading.Event()
 
         def pause(seconds: float) -> None:
+            (self.sleep or stop.wait)(seconds)
             if stop.is_set():
                 raise Stopped
-            self.sleep(seconds)
 
         return Fetching(repo=self.repository.id, on_bytes=on_bytes, say=say, sleep=pause, stop=stop)
 
