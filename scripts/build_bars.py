@@ -109,27 +109,40 @@ def disk(place: Path, *, synthetic: bool, modes: Sequence[str] = MODES) -> bool:
     for mode in modes:
         home = place / f"disk-{mode}"
         watched = _watched_remote if mode == "remote" else _watched
-        promised, measured = watched(place, home, mode, synthetic)
+        promised, measured, own = watched(place, home, mode, synthetic)
         off = measured - promised
         inside = abs(off) <= 0.02 * promised + SLACK_BYTES
         good = good and inside
         what = f"{mode:<6} promised {promised:>13,}  measured {measured:>13,}  {100 * off / promised:+.2f} %"
-        print(f"disk {what}  {'ok' if inside else 'MISSED'}", flush=True)
+        print(
+            f"disk {what}  {'ok' if inside else 'MISSED'}; own peak memory until converted {own / 1e6:.0f} MB",
+            flush=True,
+        )
         shutil.rmtree(home)
     return good
 
 
-def _watched(place: Path, home: Path, mode: str, synthetic: bool, model: str | None = None) -> tuple[int, int]:
-    """(promised, measured) bytes of one build whose all lies below `home`."""
+def _watched(place: Path, home: Path, mode: str, synthetic: bool, model: str | None = None) -> tuple[int, int, int]:
+    """(promised, measured) bytes of one build whose all lies below `home`, and the own peak memory when the conversion
+    ended."""
+    own = 0
+
+    def noting(argv: Sequence[str], **more: Any) -> Any:
+        nonlocal own
+        done = run_tool(argv, **more)
+        if more["step"] == "convert":
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return done
+
     less, source = _less(synthetic), model or model_of(place, synthetic=synthetic)
     request = make(source, options_for(place, output=home / "artifacts", disk=mode, **less))
     promised = plan_disk(request).peak_bytes
     with Watcher(home) as watcher:
-        build(request, tell=lambda name, what: None)
-    return promised, watcher.peak_bytes
+        build(request, tell=lambda name, what: None, run=noting)
+    return promised, watcher.peak_bytes, own
 
 
-def _watched_remote(place: Path, home: Path, mode: str, synthetic: bool) -> tuple[int, int]:
+def _watched_remote(place: Path, home: Path, mode: str, synthetic: bool) -> tuple[int, int, int]:
     """The same with the model on a hub on loopback. What is downloaded lies below `home` too. The build is a process
     of its own: huggingface_hub reads its endpoint when it is imported."""
     from loopback_hub import LoopbackHub
@@ -143,15 +156,10 @@ def _watched_remote(place: Path, home: Path, mode: str, synthetic: bool) -> tupl
     with LoopbackHub() as hub, multiprocessing.get_context("spawn").Pool(1, _endpoint, (hub.url, home)) as pool:
         hub.add("org/model", {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
         found = pool.apply(_watched, (place, home, mode, synthetic, "org/model"))
-        own = pool.apply(_own_peak_bytes)
     receipt = json.loads(next((home / "artifacts").glob("*/artifact.json")).read_text())
     fed = next(step["peak_rss_bytes"] for step in receipt["steps"] if step["name"] == "convert")
-    print(f"  own peak memory {own / 1e6:.0f} MB, the converter's {fed / 1e6:.0f} MB", flush=True)
+    print(f"  peak memory of the converter {fed / 1e6:.0f} MB", flush=True)
     return found
-
-
-def _own_peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _endpoint(url: str, home: Path) -> None:

@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_models
 from loopback_hub import FakeFile, LoopbackHub
 
 from quantplan import errors
 from quantplan.model.hub import Hub
+from quantplan.pipeline.candidate import find_candidate
+from quantplan.pipeline.convert import has_projector
 from quantplan.pipeline.disk import RECORDS_BYTES, BuildSizes, DiskMode, disk_plan
+from quantplan.pipeline.needed import needed_files
+from quantplan.pipeline.planned_source import planned_source
 from quantplan.pipeline.remote.digests import ProvedFile, prove_file, prove_files, read_digests, write_digests
 from quantplan.pipeline.remote.feed import TensorFeed
 from quantplan.pipeline.remote.reader_process import Feed
@@ -246,6 +251,21 @@ def test_a_server_without_ranges_is_no_source(hub: LoopbackHub, proved: tuple[Pr
     with (asking := Asking(Reading(hub), proved)) as feed, pytest.raises(RuntimeError):
         feed.read(*place(proved, "b"))
     assert isinstance(asking.feed.error, errors.HubNoRanges)
+
+
+def test_a_model_of_the_hub_that_sees_has_its_projector(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the same model in a folder has: the registry knows the whole model, not the text part of it."""
+    monkeypatch.setenv("QUANTPLAN_CACHE", str(tmp_path / "cache"))
+    folder = toy_models.vision(tmp_path / "v")
+    hub.add("org/Vis", {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+    candidate = find_candidate("org/Vis", endpoint=hub.url)
+    source = planned_source(candidate, needed_files(candidate.files))
+    registry = tmp_path / "conversion" / "__init__.py"
+    registry.parent.mkdir()
+    registry.write_text('MMPROJ_MODEL_MAP: dict[str, str] = {\n    "Idefics3ForConditionalGeneration": "x",\n}\n')
+    assert has_projector(source, tmp_path / "convert_hf_to_gguf.py")
 
 
 WORK = Work(quants=("Q4_K_M",), baseline="Q8_0", texts=("a",), mmproj=True, source_is_ours=True)
