@@ -25,7 +25,8 @@ class Traffic:
         self.total_bytes, self.n_bytes = total_bytes, 0
         self._tell, self._every_s, self._clock = tell, every_s, clock
         self._seen: deque[tuple[float, int]] = deque()
-        self._lock, self._told_at = threading.Lock(), clock()
+        self._lock = threading.Lock()
+        self._told_at: float | None = None  # counted from the first byte
 
     def add(self, n_bytes: int) -> None:
         """Some more came."""
@@ -35,6 +36,7 @@ class Traffic:
             self._seen.append((now, n_bytes))
             while self._seen[0][0] < now - _WINDOW_S:
                 self._seen.popleft()
+            self._told_at = now if self._told_at is None else self._told_at
             if self._tell is not None and now - self._told_at >= self._every_s:
                 self._told_at = now
                 self._tell(f"{self.share:.0%} read, {self.words()}" if self.total_bytes else f"{self.words()} read")
