@@ -82,7 +82,7 @@ class Fault:
     cut_after: int | None = None  # bytes of the body, then an end that looks like one
     claim_cut: bool = False  # with cut_after: the header says the short length, so nothing looks wrong
     hold_after: int | None = None  # bytes of the body, then the hub's `held` is set and it waits for `release`
-    flip_at: int | None = None  # this byte of the file comes wrong
+    flip_at: int | None = None  # this byte of the file comes wrong, in an answer that has it
     body: bytes = b"{}"
 
 
@@ -162,10 +162,16 @@ class LoopbackHub:
         """Waits a little, for what happens in another process."""
         time.sleep(seconds)
 
-    def take_fault(self, path: str) -> Fault | None:
+    def take_fault(self, path: str, byte_range: str | None) -> Fault | None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", byte_range or "")
         with self.lock:
             for fault in self.faults:
-                if fault.times > 0 and re.search(fault.match, path):
+                elsewhere = (
+                    fault.flip_at is not None
+                    and asked is not None
+                    and not int(asked[1]) <= fault.flip_at <= int(asked[2] or fault.flip_at)
+                )
+                if fault.times > 0 and re.search(fault.match, path) and not elsewhere:
                     fault.times -= 1
                     return fault
         return None
@@ -208,7 +214,7 @@ class _Handler(WriteHandler, BaseHTTPRequestHandler):
             return
         if self.owner.latency_s:
             time.sleep(self.owner.latency_s)
-        self._fault = self.owner.take_fault(self.path)
+        self._fault = self.owner.take_fault(self.path, self.headers.get("Range"))
         if self._fault and self._fault.stall_s is not None:
             time.sleep(self._fault.stall_s)
             self.close_connection = True

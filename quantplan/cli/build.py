@@ -57,7 +57,9 @@ def _build(model: str, options: Options, *, explain: bool, as_json: bool) -> int
     for warning in request.warnings:
         say(f"Warning: {warning}")
     plan = build.plan_disk(request)
-    for line in disk_lines(plan, exact=request.sizes is not None, whole=explain):
+    for line in disk_lines(
+        plan, exact=request.sizes is not None, whole=explain, weight_bytes=request.source.weight_bytes
+    ):
         say(line)
     if explain:
         for line in explanation_lines(build.explain(request, tell=_tell)[0]):

@@ -39,8 +39,9 @@ _OPTIONS = (
     click.option("--leave-output-tensor", is_flag=True, help="Leave output.weight as converted."),
     click.option("--pure", is_flag=True, help="The preset's own type everywhere, no mixture."),
     click.option("--split-max-size", metavar="SIZE", help="Split results into files of at most SIZE (48GB, 2G)."),
-    click.option("--disk", type=click.Choice(("auto", "fast", "tight")), default="auto", show_default=True,
-                 help="tight deletes every intermediate once it is used up; auto does where the disk asks for it."),
+    click.option("--disk", type=click.Choice(("auto", "fast", "tight", "remote")), default="auto", show_default=True,
+                 help="tight deletes every intermediate once it is used up; remote also reads the weights from the "
+                      "hub, twice, and never stores them; auto does what the disk asks for."),
     click.option("--keep/--clean", "keep", default=True, show_default=True,
                  help="Keep or delete the intermediates afterwards (the 16-bit GGUF, Q8_0)."),
     click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of the tools; no byte depends on it."),

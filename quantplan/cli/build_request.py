@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.cli.options import preset
-from quantplan.errors import BadModelFile, ImatrixNeeded, ToolFailed, ToolMissing, UnsupportedArchitecture
+from quantplan.errors import (
+    BadModelFile,
+    ImatrixNeeded,
+    ToolFailed,
+    ToolMissing,
+    UnsupportedArchitecture,
+)
 from quantplan.llama.types import Toolchain
 from quantplan.model.read import facts_of
 from quantplan.pipeline.build import BuildRequest
@@ -86,10 +93,12 @@ def make(model: str, options: Options) -> BuildRequest:
     Raises the first thing that is in the way.
     """
     from quantplan.pipeline.build import needs_source
+    from quantplan.pipeline.disk import DiskMode
 
     one = planned(model, options)
     if one.candidate.repository is not None and needs_source(one.request, tell=lambda step, what: None):
-        fetched(one.candidate, one.found, one.request.converter, one.allowed)
+        remote = one.request.disk is DiskMode.REMOTE
+        _fetch_what_lacks(one.candidate, one.found, one.request.converter, one.allowed, remote=remote)
     return one.request
 
 
@@ -98,6 +107,7 @@ def planned(model: str, options: Options) -> Planned:
     from quantplan.cli import build_types
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
+    from quantplan.pipeline.build import settle_disk
     from quantplan.pipeline.candidate import find_candidate
     from quantplan.pipeline.convert import has_projector, wanted_outtype, weight_dtypes
     from quantplan.pipeline.disk import DiskMode
@@ -137,8 +147,20 @@ def planned(model: str, options: Options) -> Planned:
         host={"fingerprint": host.fingerprint, "cpu": host.cpu.model, "threads": settings.n_threads},
     )  # fmt: skip
     ours = found.sizes is not None and found.sizes.source_bytes > 0
-    request = replace(request, sizes=sizes_of(request, found), source_is_ours=ours)
+    request = replace(request, sizes=sizes_of(request, found), source_is_ours=ours, remote=found.remote)
+    if candidate.repository is not None:
+        request = settle_disk(request)
     return Planned(request=request, found=found, candidate=candidate, allowed=options.allowed)
+
+
+def _fetch_what_lacks(
+    candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed, *, remote: bool
+) -> None:
+    """All that the conversion reads; with `remote` all but the weights."""
+    if remote and found.needed is not None:
+        _download(candidate, found.needed.without_weights)
+    else:
+        fetched(candidate, found, converter, allowed)
 
 
 def _dtypes(candidate: Candidate) -> frozenset[str]:
@@ -165,12 +187,17 @@ def sizes_of(request: BuildRequest, found: Preflight) -> BuildSizes | None:
     if facts is None:
         return None
     matrices = 2 * facts.parameters
-    return build_sizes(
+    sizes = build_sizes(
         facts, (BASELINE, *request.quants), converted_as=request.converted_as, overrides=request.overrides,
         kv_bytes=found.vocabulary.kv_bytes_with(facts.tensors) if found.vocabulary else None,
         imatrix=request.work().imatrix, logits_bytes=logits_bytes(request),
         mmproj_bytes=max(0, request.source.weight_bytes - matrices) if request.mmproj else 0,
-        source_bytes=found.sizes.source_bytes if found.sizes else 0,
+    )  # fmt: skip
+    if found.sizes is None:
+        return sizes
+    return replace(
+        sizes, source_bytes=found.sizes.source_bytes, small_source_bytes=found.sizes.small_source_bytes,
+        digests_bytes=found.sizes.digests_bytes,
     )  # fmt: skip
 
 
@@ -178,8 +205,11 @@ def look_first(candidate: Candidate, options: Options) -> None:
     """What is wrong with the model itself is said before what is missing on the host."""
     from quantplan.pipeline.needed import needed_files
     from quantplan.pipeline.presets_check import check_presets
+    from quantplan.pipeline.remote.weights import remote_weights
 
-    needed_files(candidate.files, allow_code=options.allowed.code, allow_pickle=options.allowed.pickle)
+    needed = needed_files(candidate.files, allow_code=options.allowed.code, allow_pickle=options.allowed.pickle)
+    if options.disk == "remote":
+        remote_weights(candidate, needed)
     try:
         facts = facts_of(candidate.checkpoint)
     except UnsupportedArchitecture:
@@ -225,19 +255,24 @@ def preflight(model: str, options: Options) -> Preflight:
 
 def fetched(candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed) -> Source:
     """The repository on this disk: every needed file downloaded and proved, and the folder checked as any other."""
-    from quantplan.cli.progress import DownloadBar
-    from quantplan.pipeline.download import download
     from quantplan.pipeline.source import open_source
 
     assert candidate.repository is not None
-    assert candidate.hub is not None
     assert found.needed is not None
-    bar = DownloadBar(candidate.repository.id)
-    got = download(candidate.hub, candidate.repository, found.needed.all, progress=bar)
-    source = open_source(got.folder, name=candidate.name, converter=converter, allow_pickle=allowed.pickle)
+    folder = _download(candidate, found.needed.all)
+    source = open_source(folder, name=candidate.name, converter=converter, allow_pickle=allowed.pickle)
     return replace(
         source, repo=candidate.repository.id, revision=candidate.repository.commit, licence=candidate.licence
     )
+
+
+def _download(candidate: Candidate, names: Sequence[str]) -> Path:
+    from quantplan.cli.progress import DownloadBar
+    from quantplan.pipeline.download import download
+
+    assert candidate.repository is not None
+    assert candidate.hub is not None
+    return download(candidate.hub, candidate.repository, names, progress=DownloadBar(candidate.repository.id)).folder
 
 
 def tools_for_build(llama: Path | None) -> tuple[Toolchain, Path]:

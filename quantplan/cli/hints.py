@@ -15,6 +15,14 @@ def hint_for(error: errors.QuantplanError) -> str | None:
     return None
 
 
+def _no_space(error: errors.QuantplanError) -> str:
+    assert isinstance(error, errors.NoDiskSpace)
+    if error.remote_bytes is not None:
+        need = f"{-(-error.remote_bytes // 1024**2):,} MiB"
+        return f"--disk remote takes {need}: it reads the weights from the hub, twice, and does not keep them"
+    return "free some space or choose another folder with --output"
+
+
 def _unknown_model(error: errors.QuantplanError) -> str:
     assert isinstance(error, errors.UnknownModel)
     if error.near:
@@ -252,6 +260,8 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     (errors.DiskFull, "free some space and run the same command again: what has finished is not repeated"),
     (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.NotValidated, "quantplan gate judges it; to go on without a pass: --allow-unvalidated"),
+    (errors.NoDiskSpace, _no_space),
+    (errors.CannotReadRemotely, "--disk tight is the smallest use of the disk then"),
     (errors.BadArtifact, "build it again: quantplan build MODEL --quant Q4_K_M"),
     (errors.HolesFilled, "name a folder on a disk: QUANTPLAN_CACHE=/path/on/a/disk quantplan …"),
     (errors.CannotExpress, "leave out --as fit-params, or give each slot its own cache with --no-kv-unified"),

@@ -17,6 +17,7 @@ from quantplan.errors.artifacts import (
 from quantplan.errors.base import BadValue, ExitCode, ExtraMissing, QuantplanError
 from quantplan.errors.building import (
     AlreadyQuantized,
+    CannotReadRemotely,
     DiskFull,
     HoldsGgufOnly,
     HoldsNoGguf,
@@ -58,6 +59,7 @@ from quantplan.errors.hub import (
     RepositoryGated,
     RepositoryNotFound,
     RevisionNotFound,
+    TensorDiffers,
 )
 from quantplan.errors.judging import BadPolicy, BadText, DamagedWeights, NoReference, NotComparable
 from quantplan.errors.models import (
@@ -107,6 +109,7 @@ __all__ = [
     "BadValue",
     "CannotExport",
     "CannotExpress",
+    "CannotReadRemotely",
     "ChooseFile",
     "Contradiction",
     "DamagedWeights",
@@ -167,6 +170,7 @@ __all__ = [
     "StillNeeded",
     "TargetTooOld",
     "TemplateLost",
+    "TensorDiffers",
     "TokenizerRefused",
     "ToolFailed",
     "ToolMissing",

@@ -28,12 +28,14 @@ class ToolFailed(QuantplanError):
 
 
 class NoDiskSpace(QuantplanError):
-    """Less free space than the work needs."""
+    """Less free space than the work needs. `remote_bytes` is what would be enough (and is there) if the weights were
+    read from the hub and not kept; None where that does not help."""
 
-    def __init__(self, *, path: str | Path, need_bytes: int, free_bytes: int) -> None:
+    def __init__(self, *, path: str | Path, need_bytes: int, free_bytes: int, remote_bytes: int | None = None) -> None:
         need, free = -(-need_bytes // 1024**2), free_bytes // 1024**2
         super().__init__(f"{path}: {need:,} MiB of disk space needed, {free:,} MiB free")
         self.path, self.need_bytes, self.free_bytes = str(path), need_bytes, free_bytes
+        self.remote_bytes = remote_bytes
 
 
 class DiskFull(NoDiskSpace):
@@ -62,6 +64,16 @@ class PickleWeights(QuantplanError):
     def __init__(self, *, model: str, files: Sequence[str]) -> None:
         super().__init__(f"{model}: its weights are pickled ({_few(files)}), and there are no safetensors")
         self.model, self.files = model, tuple(files)
+
+
+class CannotReadRemotely(QuantplanError):
+    """Weights that cannot be read from the hub by ranges and proved that way."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *, model: str, why: str) -> None:
+        super().__init__(f"{model}: its weights cannot be read from the hub by ranges: {why}")
+        self.model, self.why = model, why
 
 
 class HoldsGgufOnly(QuantplanError):

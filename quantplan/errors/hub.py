@@ -146,3 +146,14 @@ class HubMoved(HubError):
     def __init__(self, *, repo: str) -> None:
         super().__init__(f"{repo}: the repository was changed by others while this was published")
         self.repo = repo
+
+
+class TensorDiffers(HubError):
+    """What the hub sends of a tensor is not what it sent when the whole file was proved, time after time."""
+
+    def __init__(self, *, repo: str, file: str, tensor: str, n_attempts: int) -> None:
+        super().__init__(
+            f"{repo}/{file}: the bytes of {tensor} are not those of the file whose hash was proved, "
+            f"also when they are read again ({n_attempts} times): nothing was made of them"
+        )
+        self.repo, self.file, self.tensor = repo, file, tensor

@@ -41,6 +41,7 @@ class Runner(Protocol):
         timeout_s: float | None = None,
         extra_env: Mapping[str, str] | None = None,
         check: bool = True,
+        pass_fds: Sequence[int] = (),
     ) -> Completed: ...
 
 
@@ -78,14 +79,15 @@ def run_tool(
     timeout_s: float | None = None,
     extra_env: Mapping[str, str] | None = None,
     check: bool = True,
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
-    """Runs a program to its end in the clean room, in a process group of its own.
+    """Runs a program to its end in the clean room, in a process group of its own. It inherits `pass_fds` alone.
 
     Raises ToolFailed when it cannot start, exits non-zero (with `check`) or outlives timeout_s. Whatever ends
     the caller (Ctrl-C, an error in on_text) ends the program first.
     """
     started = time.monotonic()
-    child = start_tool(argv, step=step, cwd=cwd, extra_env=extra_env, dies_with_us=True)
+    child = start_tool(argv, step=step, cwd=cwd, extra_env=extra_env, pass_fds=pass_fds, dies_with_us=True)
     lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
     readers = [_reader(child.stdout, "stdout", lines, on_text), _reader(child.stderr, "stderr", lines, on_text)]
     try:
@@ -118,6 +120,7 @@ def start_tool(
     extra_env: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] = subprocess.PIPE,
     stderr: int | IO[bytes] = subprocess.PIPE,
+    pass_fds: Sequence[int] = (),
     dies_with_us: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Starts a program in the clean room and returns at once. Raises ToolFailed when it cannot be started.
@@ -134,6 +137,7 @@ def start_tool(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            pass_fds=tuple(pass_fds),
             # In the child it calls one C function, looked up before the fork: nothing there can wait for a lock.
             preexec_fn=_death_with_parent(os.getpid()) if dies_with_us else None,  # noqa: PLW1509
         )

@@ -12,7 +12,7 @@ from quantplan.artifact.results import Verdict
 from quantplan.errors import NoDiskSpace
 from quantplan.llama.process import Runner, run_tool
 from quantplan.pipeline import gate, logits
-from quantplan.pipeline.disk import BuildSizes, DiskPlan, disk_plan
+from quantplan.pipeline.disk import BuildSizes, DiskMode, DiskPlan, disk_plan
 from quantplan.pipeline.files import remove, size_of
 from quantplan.pipeline.imatrix import take_given
 from quantplan.pipeline.lock import locked
@@ -23,7 +23,17 @@ from quantplan.pipeline.runner import BuildRunner, Decision, remove_leftovers
 from quantplan.pipeline.schedule import IMATRIX, SOURCE, Kind
 from quantplan.pipeline.steps import Tell
 
-__all__ = ["BASELINE", "BuildRequest", "Built", "build", "explain", "needs_source", "passed", "plan_disk"]
+__all__ = [
+    "BASELINE",
+    "BuildRequest",
+    "Built",
+    "build",
+    "explain",
+    "needs_source",
+    "passed",
+    "plan_disk",
+    "settle_disk",
+]
 
 _GIVEN = "given imatrix"
 
@@ -103,11 +113,20 @@ def plan_disk(request: BuildRequest) -> DiskPlan:
     """The disk plan that fits, in the mode asked for. Raises NoDiskSpace when none does."""
     sizes = request.sizes or rough_sizes(request)
     there = next(path for path in (request.output, *request.output.absolute().parents) if path.exists())
-    made = _made_bytes(request.folder) + (_source_here(request) if sizes.source_bytes else 0)
-    free = shutil.disk_usage(there).free + made
-    plan = disk_plan(sizes, request.work(), request.disk, free_bytes=free)
-    if plan.peak_bytes > free:
-        raise NoDiskSpace(path=request.output, need_bytes=plan.peak_bytes - made, free_bytes=free - made)
+    made, free = _made_bytes(request.folder), shutil.disk_usage(there).free
+    here, here_small = _source_here(request) if sizes.source_bytes else (0, 0)
+    may_use, remote_may_use = free + made + here, free + made + here_small
+    plan = disk_plan(
+        sizes, request.work(), request.disk, free_bytes=may_use,
+        remote_free_bytes=remote_may_use if request.remote is not None else None,
+    )  # fmt: skip
+    counted = made + (here_small if plan.mode is DiskMode.REMOTE else here)
+    if plan.peak_bytes > free + counted:
+        remote = disk_plan(sizes, request.work(), DiskMode.REMOTE).peak_bytes if request.remote is not None else None
+        raise NoDiskSpace(
+            path=request.output, need_bytes=plan.peak_bytes - counted, free_bytes=free,
+            remote_bytes=remote if remote is not None and remote <= remote_may_use else None,
+        )  # fmt: skip
     return plan
 
 
@@ -117,15 +136,28 @@ def file_names(request: BuildRequest, plan: DiskPlan) -> frozenset[str]:
     return frozenset(work.file_name(action.makes) for action in plan.actions if action.makes is not None)
 
 
+def settle_disk(request: BuildRequest) -> BuildRequest:
+    """The request with its choice made whether the weights are downloaded or read from the hub: what follows depends
+    on it. Raises NoDiskSpace."""
+    if plan_disk(request).mode is DiskMode.REMOTE:
+        return replace(request, disk=DiskMode.REMOTE, source_is_ours=False)
+    return replace(request, remote=None)
+
+
 def _made_bytes(folder: Path) -> int:
     """What earlier runs left in the work folder, and this one need not make again."""
     return sum(size_of(path) for path in folder.iterdir() if not path.is_symlink()) if folder.is_dir() else 0
 
 
-def _source_here(request: BuildRequest) -> int:
-    """What of a downloaded source lies on this disk already, broken downloads too."""
-    files = (path for path in request.source.folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return sum(path.stat().st_size for path in files)
+def _source_here(request: BuildRequest) -> tuple[int, int]:
+    """What of a downloaded source lies on this disk already, broken downloads too; and what of that is no weights."""
+    sizes = {
+        path.name: path.stat().st_size
+        for path in request.source.folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    small = sum(size for name, size in sizes.items() if ".safetensors" not in name or name.endswith(".json"))
+    return sum(sizes.values()), small
 
 
 def rough_sizes(request: BuildRequest) -> BuildSizes:

@@ -12,6 +12,7 @@ from quantplan.pipeline.disk import BuildSizes, DiskMode, DiskPlan
 from quantplan.pipeline.memory_need import MemoryStep
 from quantplan.pipeline.needed import Needed
 from quantplan.pipeline.presets_check import PresetCheck
+from quantplan.pipeline.remote.weights import RemoteWeights
 from quantplan.pipeline.vocabulary import Vocabulary
 
 
@@ -79,6 +80,13 @@ class Preflight:
     free_bytes: int = 0
     memory: tuple[MemoryStep, ...] = field(default=())
     memory_limit_bytes: int = 0
+    remote: RemoteWeights | None = None  # how the weights could be read from the hub, where they can
+    is_remote: bool = False  # and they will
+
+    @property
+    def remote_bytes(self) -> int:
+        """Weights that are read from the hub instead of being downloaded, each byte twice."""
+        return self.remote.n_bytes if self.remote is not None and self.is_remote else 0
 
     @property
     def refusals(self) -> tuple[errors.QuantplanError, ...]:
@@ -95,6 +103,7 @@ class Preflight:
             "licence": self.licence, "architecture": self.architecture,
             "files": [{"name": name, "bytes": n_bytes} for name, n_bytes in self.files],
             "download_bytes": self.download_bytes, "missing_bytes": self.missing_bytes,
+            "remote_bytes": self.remote_bytes,
             "checks": [check.to_json() for check in self.checks],
             "sizes": None if sizes is None else {"BF16": sizes.converted_bytes, **sizes.quants},
             "sizes_are_exact": self.sizes_are_exact,

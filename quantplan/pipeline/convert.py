@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from quantplan.artifact.receipt import FileEntry
 from quantplan.llama import commands, output
 from quantplan.llama.process import Runner
 from quantplan.llama.toolchain import COMMIT
 from quantplan.llama.types import Completed
+from quantplan.pipeline.disk import DiskMode
+from quantplan.pipeline.files import hash_of_list
+from quantplan.pipeline.remote.steps import fed_conversion, how_read
 from quantplan.pipeline.request import Workplace
 from quantplan.pipeline.schedule import CONVERTED, MMPROJ
 from quantplan.pipeline.source import Source
-from quantplan.pipeline.steps import Step, shown, verify_gguf
+from quantplan.pipeline.steps import Step, Tell, shown, verify_gguf
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 _PACKAGES = ("torch", "transformers", "sentencepiece", "tokenizers")  # what of Python the result rests on
+_HOW_READ = "how the source was read"
 _MMPROJ_MAP = re.compile(r"^MMPROJ_MODEL_MAP[^{]*\{(.*?)^\}", re.DOTALL | re.MULTILINE)
 
 
-def convert_step(work: Workplace, *, mmproj: bool = False) -> Step:
-    """The step that writes the 16-bit GGUF, or with `mmproj` the projector."""
+def convert_step(work: Workplace, *, tell: Tell, mmproj: bool = False) -> Step:
+    """The step that writes the 16-bit GGUF, or with `mmproj` the projector.
+
+    Weights that are read from the hub give the same bytes: the step is recorded as if they had been in the folder.
+    """
     source, request = work.request.source, work.request
     name = work.file_name(MMPROJ if mmproj else CONVERTED)
     link = work.folder / source.name  # the converter derives metadata from the folder's name: never a local path
@@ -34,6 +42,9 @@ def convert_step(work: Workplace, *, mmproj: bool = False) -> Step:
         (sys.executable,), request.converter, Path(link.name), partial, outtype=request.outtype, mmproj=mmproj
     )
     argv = (*argv, "--model-name", source.name)
+
+    def fed(_partial: Path, run: Runner) -> Completed:
+        return fed_conversion(work, argv, step=step.name, extra_env=_OFFLINE, tell=tell, run=run)
 
     def attempt(_partial: Path, run: Runner) -> Completed:
         link.unlink(missing_ok=True)
@@ -44,12 +55,27 @@ def convert_step(work: Workplace, *, mmproj: bool = False) -> Step:
             link.unlink(missing_ok=True)
 
     step = Step(
-        name="convert mmproj" if mmproj else "convert", argv=argv, attempt=attempt, output=name,
+        name="convert mmproj" if mmproj else "convert", argv=argv, output=name,
+        attempt=fed if request.disk is DiskMode.REMOTE else attempt,
         shown_argv=("python", *shown(argv[1:], folder=work.folder)), inputs=source_entries(work),
-        tool_build=converter_build(), verify=verify_gguf, progress=_percent,
+        tool_build=converter_build(), verify=verify_gguf,
+        progress=None if request.disk is DiskMode.REMOTE else _percent,
         expected_bytes=request.sizes.of(MMPROJ if mmproj else CONVERTED) if request.sizes else None,
     )  # fmt: skip
     return step
+
+
+def keep_how_read(work: Workplace) -> None:
+    """Before a conversion: whether its weights are read from the hub. That leaves no trace in what it makes."""
+    request = work.request
+    told = how_read(request.remote) if request.disk is DiskMode.REMOTE and request.remote is not None else None
+    work.record.keep(_HOW_READ, hash_of_list(source_entries(work)), told)
+
+
+def kept_how_read(work: Workplace, entries: Sequence[FileEntry]) -> Mapping[str, Any] | None:
+    """What was kept of the last conversion; None where the weights lay in a folder."""
+    told = work.record.value(_HOW_READ, hash_of_list(entries))
+    return told if isinstance(told, Mapping) else None
 
 
 def source_entries(work: Workplace) -> tuple[FileEntry, ...]:

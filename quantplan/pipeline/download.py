@@ -83,13 +83,38 @@ def download(
         _check_space(folder, [file for file in open_ones if not work.is_kept(file)])
         progress.start(sum(file.n_bytes or 0 for file in open_ones))
         try:
-            work.fetch_all(sorted(open_ones, key=lambda file: -(file.n_bytes or 0)), n_at_once)
+            several_at_once(open_ones, work.fetch, work.stop, n_at_once)
         finally:
             progress.stop()
     return Downloaded(
         folder=folder, files=tuple(folder / file.name for file in files), fetched_bytes=work.n_fetched,
         linked=tuple(sorted(work.linked)),
     )  # fmt: skip
+
+
+def several_at_once(
+    files: Sequence[HubFile], fetch: Callable[[HubFile], None], stop: threading.Event, n_at_once: int = N_AT_ONCE
+) -> None:
+    """Each file fetched, the largest first. The first failure stops the others, and is raised."""
+    largest_first = sorted(files, key=lambda file: -(file.n_bytes or 0))
+    with ThreadPoolExecutor(max_workers=n_at_once) as pool:
+        running = [pool.submit(fetch, file) for file in largest_first]
+        try:
+            done, _ = wait(running, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            _give_up(pool, stop)
+            raise
+        failed = [task.exception() for task in done if task.exception() is not None]
+        if failed:
+            _give_up(pool, stop)
+    for error in failed:
+        if error is not None and not isinstance(error, Stopped):
+            raise error
+
+
+def _give_up(pool: ThreadPoolExecutor, stop: threading.Event) -> None:
+    stop.set()
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Work:
@@ -100,7 +125,7 @@ class _Work:
     ) -> None:
         self._hub, self._repository, self._folder = hub, repository, folder
         self._progress, self._sleep = progress, sleep
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._lock, self.stop = threading.Lock(), threading.Event()
         self._proved: dict[str, list[object]] = _read_proved(folder)
         self.n_fetched, self.linked = 0, list[str]()
 
@@ -119,27 +144,8 @@ class _Work:
         path.unlink()
         return False
 
-    def fetch_all(self, files: Sequence[HubFile], n_at_once: int) -> None:
-        with ThreadPoolExecutor(max_workers=n_at_once) as pool:
-            running = [pool.submit(self._fetch, file) for file in files]
-            try:
-                done, _ = wait(running, return_when=FIRST_EXCEPTION)
-            except BaseException:
-                self._give_up(pool)
-                raise
-            failed = [task.exception() for task in done if task.exception() is not None]
-            if failed:
-                self._give_up(pool)
-        for error in failed:
-            if error is not None and not isinstance(error, Stopped):
-                raise error
-
-    def _give_up(self, pool: ThreadPoolExecutor) -> None:
-        self._stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-
-    def _fetch(self, file: HubFile) -> None:
-        if self._stop.is_set():
+    def fetch(self, file: HubFile) -> None:
+        if self.stop.is_set():
             raise Stopped
         target = self._folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +154,7 @@ class _Work:
         ranges = self._hub.ranges(self._repository.id, self._repository.commit, file.name, max_s=NO_LIMIT_S)
         how = Fetching(
             repo=self._repository.id, on_bytes=self._progress.add, say=self._progress.say, sleep=self._pause,
-            stop=self._stop,
+            stop=self.stop,
         )  # fmt: skip
         fetch(file, target, ranges, how)
         with self._lock:
@@ -156,7 +162,7 @@ class _Work:
         self._prove(file)
 
     def _pause(self, seconds: float) -> None:
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise Stopped
         self._sleep(seconds)
 

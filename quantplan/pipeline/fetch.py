@@ -108,7 +108,7 @@ def _fill(file: HubFile, partial: Path, open_range: OpenRange, how: Fetching) ->
         if stalled >= N_STALLED:
             short = f"the answers end after {have:,} of {file.n_bytes or 0:,} bytes"
             raise why or errors.HubUnreachable(url=f"{how.repo}/{file.name}", why=short)
-        _wait(why, stalled, how)
+        wait_before_next(why, stalled, how)
 
 
 def _append(file: HubFile, partial: Path, have: int, open_range: OpenRange, how: Fetching) -> int:
@@ -143,7 +143,7 @@ def _write(write: Callable[[bytes], int], piece: bytes, path: Path) -> None:
         ) from error
 
 
-def _wait(why: errors.QuantplanError | None, stalled: int, how: Fetching) -> None:
+def wait_before_next(why: errors.QuantplanError | None, stalled: int, how: Fetching) -> None:
     """Before the next attempt: as long as a rate limit asks for, else longer from time to time."""
     seconds = min(30.0, 0.5 * 2**stalled)
     if isinstance(why, errors.HubRateLimited) and why.retry_after_s is not None:

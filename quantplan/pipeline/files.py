@@ -18,8 +18,10 @@ def members(path: Path) -> tuple[Path, ...]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder."""
-    return sum(member.stat().st_size for member in members(path))
+    """Bytes of a file, or of the files in a folder (of a link there its own)."""
+    if path.is_dir():
+        return sum(member.lstat().st_size for member in members(path))
+    return path.stat().st_size
 
 
 def hash_of(path: Path) -> str:

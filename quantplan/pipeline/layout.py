@@ -68,11 +68,13 @@ def engine_entry(tools: Toolchain) -> dict[str, Any]:
 
 
 def source_entry(
-    files: tuple[FileEntry, ...], *, repo: str | None, revision: str | None, name: str
-) -> Mapping[str, Any]:
-    """The source as the receipt names it: every file by hash."""
+    files: tuple[FileEntry, ...], *, repo: str | None, revision: str | None, name: str,
+    read: Mapping[str, Any] | None = None,
+) -> Mapping[str, Any]:  # fmt: skip
+    """The source as the receipt names it: every file by hash, and how its weights were `read` where never here."""
     listed = [{"name": entry.name, "sha256": entry.sha256, "bytes": entry.bytes} for entry in files]
-    return {"repo": repo, "revision": revision, "name": name, "files": listed}
+    told = {"repo": repo, "revision": revision, "name": name, "files": listed}
+    return told if read is None else {**told, "read": read}
 
 
 def _holds(folder: Path, files: tuple[FileEntry, ...]) -> bool:

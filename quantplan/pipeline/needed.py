@@ -36,8 +36,12 @@ class Needed:
     weights_are_pickled: bool = False
 
     @property
+    def without_weights(self) -> tuple[str, ...]:
+        return (*self.small, *self.code)
+
+    @property
     def all(self) -> tuple[str, ...]:
-        return (*self.small, *self.code, *self.weights)
+        return (*self.without_weights, *self.weights)
 
 
 def needed_files(files: CheckpointFiles, *, allow_code: bool = False, allow_pickle: bool = False) -> Needed:

@@ -30,8 +30,11 @@ def planned_source(candidate: Candidate, needed: Needed) -> Source:
         elif name not in needed.weights:
             content = candidate.files.read(name, max_bytes=MAX_SMALL_FILE_BYTES)
             known[base] = FileEntry(name=base, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    config = candidate.checkpoint.config
+    named = config.get("architectures")  # of the whole model: what sees is asked for its projector by this name
     return Source(
-        folder=folder, name=candidate.name, architecture=architecture_of(candidate.checkpoint.config),
+        folder=folder, name=candidate.name,
+        architecture=str(named[0]) if isinstance(named, list) and named else architecture_of(config),
         config=dict(candidate.checkpoint.config), files=tuple(folder / name for name in needed.all),
         weight_bytes=sum(repository.file(name).n_bytes or 0 for name in needed.weights), repo=repository.id,
         revision=repository.commit, licence=candidate.licence, known=known,

@@ -20,6 +20,8 @@ from quantplan.pipeline.download import missing_bytes, source_folder
 from quantplan.pipeline.memory_need import MemoryStep, memory_steps
 from quantplan.pipeline.needed import Needed, needed_files
 from quantplan.pipeline.presets_check import PresetCheck, check_presets
+from quantplan.pipeline.remote.digests import digests_bytes
+from quantplan.pipeline.remote.weights import N_PASSES, RemoteWeights, remote_weights
 from quantplan.pipeline.schedule import Work
 from quantplan.pipeline.source import supported_architectures
 from quantplan.pipeline.vocabulary import Vocabulary, read_vocabulary
@@ -77,14 +79,18 @@ def examine(candidate: Candidate, asked: Asked, *, host: HostFacts) -> Preflight
         presets = check_presets(facts, (*asked.quants, asked.baseline), kv_bytes=kv_bytes)
         _presets(presets, facts, asked, checks)
         sizes = _sizes(candidate, needed, presets, facts, asked)
-    files = tuple((name, candidate.bytes_of(name)) for name in (needed.all if needed else ()))
-    plan = _disk(sizes, candidate, asked, checks)
+    remote = _remote(candidate, needed, asked, checks) if needed is not None else None
+    plan = _disk(sizes, candidate, asked, checks, remote=remote)
+    is_remote = remote is not None and (plan.mode if plan is not None else asked.mode) is DiskMode.REMOTE
+    names = () if needed is None else needed.without_weights if is_remote else needed.all
+    files = tuple((name, candidate.bytes_of(name)) for name in names)
     memory = _memory(facts, presets, host, checks)
     return Preflight(
         model=candidate.checkpoint.id, name=candidate.name, licence=candidate.licence, architecture=architecture,
         repo=candidate.checkpoint.source.repo, revision=candidate.checkpoint.source.revision, files=files,
         download_bytes=sum(n or 0 for _, n in files) if candidate.repository else 0,
-        missing_bytes=missing_bytes(candidate.repository, needed.all) if candidate.repository and needed else 0,
+        missing_bytes=missing_bytes(candidate.repository, names) if candidate.repository else 0,
+        remote=remote, is_remote=is_remote,
         checks=tuple(checks.found), facts=facts, needed=needed, vocabulary=vocabulary, presets=presets, sizes=sizes,
         sizes_are_exact=vocabulary is not None and sizes is not None, disk=plan, free_bytes=_free(asked.output),
         memory=memory, memory_limit_bytes=host.ram.available_bytes,
@@ -174,34 +180,66 @@ def _sizes(
     sizes: Mapping[str, int] = {preset.name: preset.n_bytes for preset in presets if preset.n_bytes is not None}
     if "BF16" not in sizes or any(name not in sizes for name in asked.quants):
         return None
+    names = needed.all if needed else ()
     ours = candidate.repository is not None and _same_disk(source_folder(candidate.repository), asked.output)
     scores = logits.predicted_bytes(n_ctx=asked.n_ctx, n_vocab=facts.n_vocab, n_chunk=asked.n_chunks)
     return BuildSizes(
         converted_bytes=sizes["BF16"], quants={k: v for k, v in sizes.items() if k != "BF16"}, logits_bytes=scores,
-        source_bytes=sum(candidate.bytes_of(name) or 0 for name in needed.all) if ours and needed else 0,
+        source_bytes=_bytes_of(candidate, names) if ours else 0,
+        small_source_bytes=_bytes_of(candidate, needed.without_weights if needed else ()) if ours else 0,
+        digests_bytes=digests_bytes(len(facts.tensors)),
     )  # fmt: skip
 
 
-def _disk(sizes: BuildSizes | None, candidate: Candidate, asked: Asked, checks: _Checks) -> DiskPlan | None:
+def _bytes_of(candidate: Candidate, names: Sequence[str]) -> int:
+    return sum(candidate.bytes_of(name) or 0 for name in names)
+
+
+def _remote(candidate: Candidate, needed: Needed, asked: Asked, checks: _Checks) -> RemoteWeights | None:
+    """The weights as they could be read from the hub; a refusal where that was asked for and cannot be."""
+    try:
+        return remote_weights(candidate, needed)
+    except errors.CannotReadRemotely as error:
+        if asked.mode is DiskMode.REMOTE:
+            checks.refuse("disk", error)
+        return None
+
+
+def _disk(
+    sizes: BuildSizes | None, candidate: Candidate, asked: Asked, checks: _Checks, *, remote: RemoteWeights | None
+) -> DiskPlan | None:
     """The plan that fits; a refusal where none does. What lies there from an earlier run counts as free."""
-    if sizes is None:
+    if sizes is None or (remote is None and asked.mode is DiskMode.REMOTE):
         return None
     work = Work(
         quants=asked.quants, baseline=asked.baseline if asked.baseline in sizes.quants else None, texts=asked.texts,
         source_is_ours=sizes.source_bytes > 0,
     )  # fmt: skip
-    made = _made(asked.output / ".work" / candidate.name)
+    here, made = 0, _made(asked.output / ".work" / candidate.name)
     if sizes.source_bytes and candidate.repository:
-        made += sum(p.stat().st_size for p in source_folder(candidate.repository).glob("*") if p.is_file())
+        here = sum(p.stat().st_size for p in source_folder(candidate.repository).glob("*") if p.is_file())
     free = _free(asked.output) + made
-    plan = disk.disk_plan(sizes, work, asked.mode, free_bytes=free)
+    remote_free = free + min(here, sizes.small_source_bytes) if remote is not None else None
+    plan = disk.disk_plan(sizes, work, asked.mode, free_bytes=free + here, remote_free_bytes=remote_free)
+    free = remote_free if plan.mode is DiskMode.REMOTE and remote_free is not None else free + here
     if plan.peak_bytes > free:
-        checks.refuse("disk", errors.NoDiskSpace(path=asked.output, need_bytes=plan.peak_bytes, free_bytes=free))
+        least = disk.disk_plan(sizes, work, DiskMode.REMOTE).peak_bytes
+        checks.refuse("disk", errors.NoDiskSpace(
+            path=asked.output, need_bytes=plan.peak_bytes, free_bytes=free,
+            remote_bytes=least if remote_free is not None and least <= remote_free else None,
+        ))  # fmt: skip
         return plan
-    how = {DiskMode.FAST: "everything stays until the end", DiskMode.TIGHT: "each file is deleted once it is used up"}
+    how = {DiskMode.FAST: "everything stays until the end", DiskMode.TIGHT: "each file is deleted once it is used up",
+           DiskMode.REMOTE: _price(remote)}  # fmt: skip
     text = f"{format_size(plan.peak_bytes)} at most ({plan.peak_step}), {format_size(free)} free; {how[plan.mode]}"
     checks.add("disk", Level.OK, text)
     return plan
+
+
+def _price(remote: RemoteWeights | None) -> str:
+    n_bytes = remote.n_bytes if remote is not None else 0
+    traffic = format_size(N_PASSES * n_bytes)
+    return f"the weights never lie here: they are read from the hub, twice ({traffic} of traffic)"
 
 
 def _memory(

@@ -15,7 +15,7 @@ from quantplan.errors import BadArtifact
 from quantplan.llama import commands
 from quantplan.pipeline import gate, scoring
 from quantplan.pipeline.card import model_card
-from quantplan.pipeline.convert import converter_versions, source_entries
+from quantplan.pipeline.convert import converter_versions, kept_how_read, source_entries
 from quantplan.pipeline.files import hash_of_list, members
 from quantplan.pipeline.gate import Judgement, Scores
 from quantplan.pipeline.imatrix import COVERAGE, calibration_entry, coverage, without_data_sentence
@@ -131,9 +131,13 @@ class Publisher:
         work, request = self._work, self._work.request
         source, overrides = request.source, request.overrides
         tools = {**engine_entry(request.tools), "converter": converter_versions()}
+        entries = source_entries(work)
+        read = kept_how_read(work, entries)
         return Receipt(
             files=files, quant=quant, tools=tools, steps=self._steps(quant), texts=self._texts(),
-            source=source_entry(source_entries(work), repo=source.repo, revision=source.revision, name=source.name),
+            source=source_entry(
+                entries, repo=source.repo, revision=source.revision, name=source.name, read=read
+            ),
             calibration=calibration_entry(work), imatrix=self._imatrix(files),
             fallbacks=fallbacks_of(work, quant),
             overrides=asdict(overrides) if overrides.flags() else None,

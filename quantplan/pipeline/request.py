@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantplan.artifact.plan_file import Plan
 from quantplan.artifact.receipt import MMPROJ_PREFIX
@@ -17,9 +17,12 @@ from quantplan.llama.types import Toolchain
 from quantplan.pipeline.disk import BuildSizes, DiskMode
 from quantplan.pipeline.evaluate import Corpus
 from quantplan.pipeline.record import Record
-from quantplan.pipeline.schedule import CONVERTED, IMATRIX, MMPROJ, Work, logits_key
+from quantplan.pipeline.schedule import CONVERTED, DIGESTS, IMATRIX, MMPROJ, Work, logits_key
 from quantplan.pipeline.source import Source
 from quantplan.pipeline.steps import Tell
+
+if TYPE_CHECKING:
+    from quantplan.pipeline.remote.weights import RemoteWeights
 
 BASELINE = "Q8_0"
 WORK = ".work"
@@ -55,6 +58,7 @@ class BuildRequest:
     sizes: BuildSizes | None = None
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     source_is_ours: bool = False  # downloaded for this build: its weights may be dropped
+    remote: RemoteWeights | None = None  # how its weights can be read from the hub; done so where `disk` is REMOTE
 
     @property
     def converted_as(self) -> str:
@@ -75,6 +79,7 @@ class BuildRequest:
             converted_as=self.converted_as, mmproj=self.mmproj, split=self.split_bytes is not None,
             imatrix=self.imatrix is not None or self.calibration is not None,
             imatrix_is_given=self.imatrix is not None, source_is_ours=self.source_is_ours,
+            remote=self.disk is DiskMode.REMOTE,
         )  # fmt: skip
 
 
@@ -94,6 +99,8 @@ class Workplace:
         as_converted = self.request.converted_as
         if key == IMATRIX:
             return "imatrix.gguf"
+        if key == DIGESTS:
+            return "source.digests.json"
         if key == MMPROJ:
             return f"{MMPROJ_PREFIX}{self.stem}-{as_converted}.gguf"
         if key.startswith("logits "):

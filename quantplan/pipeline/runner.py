@@ -13,15 +13,16 @@ from pathlib import Path
 from quantplan.artifact.receipt import FileEntry
 from quantplan.errors import DiskFull
 from quantplan.pipeline import scoring
-from quantplan.pipeline.convert import convert_step
+from quantplan.pipeline.convert import convert_step, keep_how_read, source_entries
 from quantplan.pipeline.files import remove
 from quantplan.pipeline.gate import Scores
 from quantplan.pipeline.imatrix import imatrix_step, keep_coverage
 from quantplan.pipeline.publish import Publisher
 from quantplan.pipeline.quantize import quantize_step, split_step
 from quantplan.pipeline.record import Done
+from quantplan.pipeline.remote.steps import read_source_step
 from quantplan.pipeline.request import Workplace
-from quantplan.pipeline.schedule import CONVERTED, IMATRIX, MMPROJ, SOURCE, Action, Kind
+from quantplan.pipeline.schedule import CONVERTED, DIGESTS, IMATRIX, MMPROJ, SOURCE, Action, Kind
 from quantplan.pipeline.steps import NEVER, PARTIAL, Step, run_step, stale
 from quantplan.pipeline.workspace import Workspace
 
@@ -100,7 +101,8 @@ class BuildRunner:
     def _look(self, action: Action) -> _Seen:
         if action.kind is Kind.DROP:
             return _Seen(action=action, why_not=None)
-        lacking = [key for key in action.needs if key != SOURCE and key not in self._entries]
+        # of SOURCE and DIGESTS the conversion's own inputs tell: it may be done without either being here
+        lacking = [key for key in action.needs if key not in (SOURCE, DIGESTS, *self._entries)]
         if action.kind is Kind.MAKE:
             return self._look_at_step(action, lacking)
         if lacking:
@@ -131,7 +133,9 @@ class BuildRunner:
         """The step of an action, with what is known of its inputs now."""
         made, inputs = action.makes, tuple(self._entries[key] for key in action.needs if key in self._entries)
         if made in (CONVERTED, MMPROJ):
-            return convert_step(self.work, mmproj=made == MMPROJ)
+            return convert_step(self.work, mmproj=made == MMPROJ, tell=self.space.tell)
+        if made == DIGESTS:
+            return read_source_step(self.work, inputs=source_entries(self.work), tell=self.space.tell)
         if made == IMATRIX:
             return imatrix_step(self.work, self._entries[CONVERTED])
         assert made is not None
@@ -189,6 +193,8 @@ class BuildRunner:
     def _make(self, action: Action, reason: str) -> None:
         step, work = self._step(action), self.work
         work.tell(step.name, f"running ({reason})")
+        if action.makes in (CONVERTED, MMPROJ):
+            keep_how_read(work)
         done = run_step(step, folder=work.folder, record=work.record, run=work.run, tell=self.space.tell)
         work.tell(step.name, f"done in {done.entry.seconds:.1f} s")
         if action.makes == IMATRIX:

@@ -1,8 +1,8 @@
 """The order of a build as a value: what is made, compared, published and dropped, and in which order.
 
 The runner follows this list and `disk` adds up sizes along the same list: the promise and the work cannot differ.
-Names of files on the list are keys, not file names: "converted", "mmproj", "imatrix", a preset, "<preset> split",
-"logits <preset> <text>" with the reference under "logits reference <text>".
+Names of files on the list are keys, not file names: "digests", "converted", "mmproj", "imatrix", a preset,
+"<preset> split", "logits <preset> <text>" with the reference under "logits reference <text>".
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 SOURCE = "source"
+DIGESTS = "digests"  # the hashes of a source's tensors, where its weights are read from the hub and not kept
+READ_SOURCE = "read source"
 CONVERTED = "converted"
 MMPROJ = "mmproj"
 IMATRIX = "imatrix"
@@ -60,6 +62,7 @@ class Work:
     imatrix_is_given: bool = False  # it is there already, not made from a calibration text
     split: bool = False
     source_is_ours: bool = False  # downloaded for this build: may be dropped after the conversion
+    remote: bool = False  # the weights are read from the hub: proved first, then once more for each conversion
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -92,9 +95,12 @@ def _make(name: str, makes: str, *needs: str, subject: str | None = None, text: 
 
 
 def _first(work: Work) -> Iterator[Action]:
-    yield _make("convert", CONVERTED, SOURCE)
+    source = (SOURCE, DIGESTS) if work.remote else (SOURCE,)
+    if work.remote:
+        yield _make(READ_SOURCE, DIGESTS, SOURCE)
+    yield _make("convert", CONVERTED, *source)
     if work.mmproj:
-        yield _make("convert mmproj", MMPROJ, SOURCE)
+        yield _make("convert mmproj", MMPROJ, *source)
     if work.imatrix and not work.imatrix_is_given:
         yield _make("imatrix", IMATRIX, CONVERTED)
 
@@ -170,6 +176,6 @@ def _with_drops(actions: list[Action], work: Work, *, keep: bool) -> Iterator[Ac
 def _may_go(key: str, work: Work, *, published: bool, keep: bool) -> bool:
     if key.startswith("logits "):
         return True
-    if keep or published:
+    if keep or published or key == DIGESTS:  # they are small, and took a reading of everything
         return False
     return work.source_is_ours if key == SOURCE else True

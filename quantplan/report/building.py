@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantplan.pipeline.disk import DiskMode, DiskPlan
+from quantplan.pipeline.remote.weights import N_PASSES
 from quantplan.pipeline.runner import Decision
 from quantplan.pipeline.schedule import Kind
 from quantplan.units import format_size
@@ -14,23 +15,33 @@ from quantplan.units import format_size
 _HOW = {
     DiskMode.FAST: "intermediates stay",
     DiskMode.TIGHT: "intermediates are deleted once used up",
+    DiskMode.REMOTE: "intermediates are deleted once used up",
     DiskMode.AUTO: "",
 }
 
 
-def disk_lines(plan: DiskPlan, *, exact: bool, whole: bool) -> Iterator[str]:
-    """The peak in one line; with `whole` every step that writes or frees."""
+def disk_lines(plan: DiskPlan, *, exact: bool, whole: bool, weight_bytes: int) -> Iterator[str]:
+    """The peak in one line, and what it costs to read the weights from the hub; with `whole` every step that writes
+    or frees."""
     about = "" if exact else "about "
     yield (
         f"Disk: {about}{format_size(plan.peak_bytes)} at most ({plan.peak_step}), "
         f"{about}{format_size(plan.final_bytes)} at the end; {_HOW[plan.mode]}"
     )
+    if plan.mode is DiskMode.REMOTE:
+        yield f"Weights: {remote_words(weight_bytes)}"
     if not whole:
         return
     for step in plan.steps:
         if step.writes_bytes or step.frees_bytes:
             change = f"+{format_size(step.writes_bytes)}" if step.writes_bytes else f"-{format_size(step.frees_bytes)}"
             yield f"  {step.name:<40} {change:>12}  {format_size(step.on_disk_bytes):>12} on the disk"
+
+
+def remote_words(weight_bytes: int) -> str:
+    """The price of a small disk."""
+    size, traffic = format_size(weight_bytes), format_size(N_PASSES * weight_bytes)
+    return f"{size}, read from the hub and not kept: once to prove them, once to convert them ({traffic} of traffic)"
 
 
 def explanation_lines(decisions: Sequence[Decision]) -> Iterator[str]:

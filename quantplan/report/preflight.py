@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quantplan.pipeline.checks import Level, Preflight
+from quantplan.report.building import remote_words
 from quantplan.units import format_size
 
 _MARKS = {Level.OK: "ok", Level.NOTE: "note", Level.WARNING: "warn", Level.REFUSED: "NO"}
@@ -31,6 +32,8 @@ def _download(found: Preflight) -> Iterator[str]:
         rest = "all of it" if found.missing_bytes == found.download_bytes else format_size(found.missing_bytes)
         yield ""
         yield f"Download: {len(found.files)} files, {format_size(found.download_bytes)}; to be fetched: {rest}"
+    if found.remote_bytes:
+        yield f"Weights: {remote_words(found.remote_bytes)}"
 
 
 def _sizes(found: Preflight) -> Iterator[str]:

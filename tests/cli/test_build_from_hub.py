@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_build import TEXT, borrowing_cache, build, config, refused, tiny
 from loopback_hub import Hole, LoopbackHub
 
-from quantplan.places import cache_folder, data_file
-
-ROOT = Path(__file__).resolve().parents[2]
-TEXT = "the cat sat on the mat and the dog ran to the door. " * 400
-
-
-def tiny(**changed: bytes | None) -> dict[str, bytes | Hole]:
-    """The bundled model's files; `name__ext=…` replaces one, None leaves it out."""
-    folder = data_file("bundled", "quantplan-tiny")
-    files: dict[str, bytes | Hole] = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for key, content in changed.items():
-        name = key.replace("__", ".")
-        files.pop(name, None)
-        if content is not None:
-            files[name] = content
-    return files
-
-
-def config(**more: object) -> bytes:
-    told = json.loads(data_file("bundled", "quantplan-tiny", "config.json").read_text())
-    return json.dumps({**told, **more}).encode()
+from quantplan.places import data_file
 
 
 @pytest.fixture
@@ -45,28 +23,7 @@ def hub() -> Iterator[LoopbackHub]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache of its own that borrows the toolchain of this host."""
-    own, shared = tmp_path / "cache", cache_folder()
-    own.mkdir()
-    for name in ("toolchains", "self-tests"):
-        if (shared / name).is_dir():
-            (own / name).symlink_to(shared / name)
-    return own
-
-
-def build(hub: LoopbackHub, cache: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    own = {
-        **os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "", "QUANTPLAN_CACHE": str(cache), "PYTHONPATH": str(ROOT),
-        "HF_HOME": str(cache / "hf"), **env,
-    }  # fmt: skip
-    own.pop("HF_HUB_CACHE", None)
-    argv = [sys.executable, "-m", "quantplan", "build", *words]
-    return subprocess.run(argv, env=own, cwd=cache.parent, capture_output=True, text=True, check=False, timeout=300)
-
-
-def refused(done: subprocess.CompletedProcess[str], status: int, error: str, hint: str) -> None:
-    assert (done.returncode, done.stdout) == (status, ""), done.stderr
-    assert done.stderr == f"Error: {error}\nHint: {hint}\n"
+    return borrowing_cache(tmp_path)
 
 
 def fetched(hub: LoopbackHub) -> int:

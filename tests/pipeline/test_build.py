@@ -366,7 +366,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
 def test_peak_disk_is_what_was_promised(tmp_path: Path) -> None:
     """The short version of scripts/build_bars.py disk."""
     bars = script("build_bars")
-    assert bars.disk(tmp_path, synthetic=False, modes=("tight",))
+    assert bars.disk(tmp_path, synthetic=False, modes=("tight", "remote"))
 
 
 def test_a_receipt_is_never_changed(built: Path) -> None:

@@ -17,6 +17,7 @@ works = st.builds(
     baseline=st.just("Q8_0"),
     texts=st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True).map(tuple),
     mmproj=st.booleans(), imatrix=st.booleans(), split=st.booleans(), source_is_ours=st.booleans(),
+    remote=st.booleans(),
 )  # fmt: skip
 sizes = st.builds(
     BuildSizes,
