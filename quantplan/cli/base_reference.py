@@ -20,7 +20,8 @@ def references_folder() -> Path:
 
 def build_reference(base: str, *, say: Say) -> Reference:
     """The bf16 GGUF of a base model on the hub. Raises what a build of it would raise."""
-    from quantplan.cli.build_request import Allowed, Options, examined, fetched, tools_for_build
+    from quantplan.cli.build_fetch import fetched
+    from quantplan.cli.build_request import Allowed, Options, examined, tools_for_build
     from quantplan.hardware.detect import detect_host
     from quantplan.llama.commands import EvalSettings
     from quantplan.pipeline.candidate import find_candidate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,13 +91,14 @@ def make(model: str, options: Options) -> BuildRequest:
 
     Raises the first thing that is in the way.
     """
+    from quantplan.cli.build_fetch import fetch_what_lacks
     from quantplan.pipeline.build import needs_source
     from quantplan.pipeline.disk import DiskMode
 
     one = planned(model, options)
     if one.candidate.repository is not None and needs_source(one.request, tell=lambda step, what: None):
         remote = one.request.disk is DiskMode.REMOTE
-        _fetch_what_lacks(one.candidate, one.found, one.request.converter, one.allowed, remote=remote)
+        fetch_what_lacks(one.candidate, one.found, one.request.converter, one.allowed, remote=remote)
     return one.request
 
 
@@ -151,16 +151,6 @@ def planned(model: str, options: Options) -> Planned:
     if candidate.repository is not None:
         request = settle_disk(request)
     return Planned(request=request, found=found, candidate=candidate, allowed=options.allowed)
-
-
-def _fetch_what_lacks(
-    candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed, *, remote: bool
-) -> None:
-    """All that the conversion reads; with `remote` all but the weights."""
-    if remote and found.needed is not None:
-        _download(candidate, found.needed.without_weights)
-    else:
-        fetched(candidate, found, converter, allowed)
 
 
 def _dtypes(candidate: Candidate) -> frozenset[str]:
@@ -251,28 +241,6 @@ def preflight(model: str, options: Options) -> Preflight:
         converter = None
     texts, settings = corpora(options.texts), EvalSettings(n_chunks=options.chunks)
     return examined(find_candidate(model), options, texts, settings, detect_host(), converter)
-
-
-def fetched(candidate: Candidate, found: Preflight, converter: Path, allowed: Allowed) -> Source:
-    """The repository on this disk: every needed file downloaded and proved, and the folder checked as any other."""
-    from quantplan.pipeline.source import open_source
-
-    assert candidate.repository is not None
-    assert found.needed is not None
-    folder = _download(candidate, found.needed.all)
-    source = open_source(folder, name=candidate.name, converter=converter, allow_pickle=allowed.pickle)
-    return replace(
-        source, repo=candidate.repository.id, revision=candidate.repository.commit, licence=candidate.licence
-    )
-
-
-def _download(candidate: Candidate, names: Sequence[str]) -> Path:
-    from quantplan.cli.progress import DownloadBar
-    from quantplan.pipeline.download import download
-
-    assert candidate.repository is not None
-    assert candidate.hub is not None
-    return download(candidate.hub, candidate.repository, names, progress=DownloadBar(candidate.repository.id)).folder
 
 
 def tools_for_build(llama: Path | None) -> tuple[Toolchain, Path]:

@@ -232,9 +232,12 @@ def own_preset(facts: ModelFacts) -> str | None:
 
     number = facts.metadata.get("general.file_type")
     name = next((p.file_type for p in PRESETS.values() if p.file_type_id == number), None)
-    return None if name in ("F16", "BF16", "F32") else name or "as it is"
+    if name not in _PLAIN:
+        return name or "as it is"
+    return None if all(tensor.type_name in _PLAIN for tensor in facts.tensors) else "as it is"  # the header is wrong
 
 
+_PLAIN = ("F16", "BF16", "F32")
 MIXTURE_PRESET = "MXFP4_MOE"  # keeps experts that are MXFP4 in the source as they are
 
 
@@ -250,7 +253,7 @@ def buildable(facts: ModelFacts, quants: Sequence[str]) -> tuple[str, ...]:
     entry = catalog.find(facts.id) if facts.origin is FactsOrigin.CATALOG else None
     if entry is not None and entry.only_presets:
         return entry.only_presets
-    if all(tensor.type_name in ("F32", "F16", "BF16") for tensor in facts.tensors):
+    if all(tensor.type_name in _PLAIN for tensor in facts.tensors):
         return tuple(quants)
     tried = dict.fromkeys((*quants, MIXTURE_PRESET))
     good = tuple(q for q in tried if not apply_preset(facts.tensors, facts.metadata, q).requantized)

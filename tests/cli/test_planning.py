@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from quantplan.cli.planning import Planned, recommend
 from quantplan.hardware.facts import CpuFacts, GpuFacts, HostFacts, RamFacts
+from quantplan.model import catalog
+from quantplan.model.hf_config import header_from_config
 from quantplan.model.read import read_model
 from quantplan.planner.request import PlanRequest
+from quantplan.rehearsal.weightless import write_weightless
 from quantplan.units import GIB, MIB
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
@@ -100,3 +104,15 @@ def test_a_finished_16_bit_file_is_planned_for_as_it_is(tmp_path: Path) -> None:
     assert plan.model == "tiny"
     n_bytes = (tmp_path / "tiny.gguf").stat().st_size
     assert 0.98 * n_bytes < plan.memory[0].model_bytes <= n_bytes
+
+
+def test_a_header_that_calls_quantized_tensors_bf16_is_not_believed(tmp_path: Path) -> None:
+    """The tensors are what runs: no preset can be chosen any more, and none is named."""
+    entry = catalog.find("meta-llama/Llama-3.2-1B-Instruct")
+    assert entry is not None
+    header = header_from_config(entry.config)
+    small = [replace(one, type_name="Q8_0") if len(one.shape) == 2 else one for one in header.tensors]
+    for tensors, quant in ((small, "as it is"), (header.tensors, "Q8_0")):
+        write_weightless(tmp_path / "model.gguf", {**header.metadata, "general.file_type": 32}, tensors)
+        facts = read_model(str(tmp_path / "model.gguf"))
+        assert recommend(facts, host(("RTX 4070", 12282, 504)), PlanRequest(n_ctx=8192)).plan.quant == quant
