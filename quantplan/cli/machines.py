@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def over_machines(
     best = min(meeting, key=lambda one: one.size, default=None)
     if best is None and smallest:
         raise _none_meets(facts, found)
+    found = [one if one in meeting else _objected(one) for one in found]
     shown = _around(found, meeting, best) if smallest else found
     return {
         "model": facts.id, "objective": request.objective, "use": asked["use"], "n_machines": len(found),
@@ -134,6 +135,11 @@ def _meets(one: OnMachine, request: PlanRequest) -> bool:
     return one.plan is not None and (request.any_preset or one.plan.key[0] > 0)
 
 
+def _objected(one: OnMachine) -> OnMachine:
+    """A machine that does not do, with the reason."""
+    return one if one.plan is None else replace(one, why=f"only at {one.plan.quant}, which is advised against")
+
+
 def _around(found: Sequence[OnMachine], meeting: Iterable[OnMachine], best: OnMachine | None) -> list[OnMachine]:
     """The smallest that does, the next two, and the two just below that do not, with the reason."""
     assert best is not None
@@ -151,5 +157,4 @@ def _cheapest(meeting: Iterable[OnMachine]) -> str | None:
 
 def _none_meets(facts: ModelFacts, found: Sequence[OnMachine]) -> NoMachineMeets:
     nearest = max(found, key=lambda one: (one.plan is not None, one.size))
-    why = nearest.why or f"only at {nearest.plan.quant if nearest.plan else ''}, which is advised against"
-    return NoMachineMeets(model=facts.id, n=len(found), nearest=nearest.machine, why=why)
+    return NoMachineMeets(model=facts.id, n=len(found), nearest=nearest.machine, why=_objected(nearest).why or "")

@@ -24,8 +24,8 @@ def machines_text(data: Mapping[str, Any]) -> str:
     lines = [f"{data['model']} on {data['n_machines']} machine(s), each at its best plan", ""]
     if rows:
         lines += columns([head, *rows], left=2)
-    refused = [f"  {one.machine}: {one.why}" for one in data["machines"] if one.plan is None]
-    lines += ["", "Not there", *refused] if refused else []
+    refused = [f"  {one.machine}: {one.why}" for one in data["machines"] if one.why is not None]
+    lines += ["", "Does not do", *refused] if refused else []
     lines += ["", *_said(data)]
     return "\n".join(lines)
 
