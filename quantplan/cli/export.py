@@ -13,8 +13,9 @@ from quantplan.cli.options import emit, json_option, say
 from quantplan.serving.export.formats import FORMATS
 
 if TYPE_CHECKING:
-    from quantplan.serving.export.deployment import Deployment, Target
+    from quantplan.serving.export.deployment import Deployment
     from quantplan.serving.export.exported import Exported
+    from quantplan.serving.export.target import Target
 
 _PATH = click.Path(path_type=Path)
 _COMMON = (
@@ -149,7 +150,7 @@ def _target(given: dict[str, Any], served: Any) -> Target:
     from dataclasses import fields
 
     from quantplan.cli.export_programs import checker, program_for
-    from quantplan.serving.export.deployment import Target
+    from quantplan.serving.export.target import Target
 
     known = {field.name for field in fields(Target)}
     said = {key: value for key, value in given.items() if key in known and value is not None and key != "program"}

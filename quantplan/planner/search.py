@@ -255,8 +255,6 @@ class Search:
             known = self.speeds[key] = self.tools.speed_of(setting, depth, n_active)
         return known
 
-    # Rooms -----------------------------------------------------------------------------------------------------
-
     def _rooms(self, request: PlanRequest, group: Group) -> Rooms:
         """What weights and caches may take: usable memory less what is needed whatever the choice, and the least that
         compute buffers were seen to take."""
@@ -290,8 +288,6 @@ class Search:
             decode = [self._asked(setting, 0, 1)[0] for setting in settings]
             known = self.paces[key] = tuple(1 / one if one else 1.0 for one in decode)
         return known
-
-    # Results ---------------------------------------------------------------------------------------------------
 
     def _choice(self, request: PlanRequest, group: Group, key: Key) -> Choice:
         setting = setting_of(group)

@@ -11,7 +11,8 @@ from artifact_fixture import artifact
 from serving.tiny_plan import bare_plan
 
 from quantplan.artifact.plan_file import Plan, PlannedDevice, write_plan
-from quantplan.serving.export.deployment import Deployment, Target, deployment_of
+from quantplan.serving.export.deployment import Deployment, deployment_of
+from quantplan.serving.export.target import Target
 from quantplan.serving.source import admit, find_served
 from quantplan.units import MIB
 

@@ -14,8 +14,9 @@ from quantplan.artifact.plan_file import Figure, Plan, PlannedDevice, read_plan,
 from quantplan.artifact.store import Artifact
 from quantplan.llama.toolchain import unified_per_slot
 from quantplan.llama.types import Toolchain
-from quantplan.serving.export.deployment import Deployment, Target, deployment_of
+from quantplan.serving.export.deployment import Deployment, deployment_of
 from quantplan.serving.export.exported import Exported
+from quantplan.serving.export.target import Target
 from quantplan.serving.source import find_served
 
 

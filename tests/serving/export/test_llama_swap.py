@@ -24,8 +24,9 @@ from quantplan.artifact.plan_file import Margin, PlannedDevice
 from quantplan.artifact.store import Artifact
 from quantplan.errors import CannotExport, DoesNotFit, TargetTooOld
 from quantplan.llama.types import Toolchain
-from quantplan.serving.export.deployment import Deployment, Target
+from quantplan.serving.export.deployment import Deployment
 from quantplan.serving.export.formats import export
+from quantplan.serving.export.target import Target
 from quantplan.units import GIB
 
 MIB = 1 << 20

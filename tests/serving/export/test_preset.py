@@ -22,8 +22,9 @@ from serving.tiny_plan import free_port
 from quantplan.artifact.store import Artifact
 from quantplan.errors import CannotExport, TargetTooOld
 from quantplan.llama.types import Toolchain
-from quantplan.serving.export.deployment import Deployment, Target
+from quantplan.serving.export.deployment import Deployment
 from quantplan.serving.export.formats import export
+from quantplan.serving.export.target import Target
 
 
 @contextmanager

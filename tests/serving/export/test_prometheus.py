@@ -20,8 +20,9 @@ from quantplan.artifact.results import Metric, Result, Verdict, write_result
 from quantplan.artifact.store import Artifact
 from quantplan.errors import TargetTooOld
 from quantplan.llama.types import Toolchain
-from quantplan.serving.export.deployment import Deployment, Target
+from quantplan.serving.export.deployment import Deployment
 from quantplan.serving.export.formats import export
+from quantplan.serving.export.target import Target
 from quantplan.serving.lint.check import lint_paths
 
 

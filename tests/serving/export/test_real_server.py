@@ -19,8 +19,9 @@ from quantplan.artifact.plan_file import write_plan
 from quantplan.artifact.store import Artifact
 from quantplan.cli.export_programs import checker
 from quantplan.llama.types import Toolchain
-from quantplan.serving.export.deployment import Target, deployment_of
+from quantplan.serving.export.deployment import deployment_of
 from quantplan.serving.export.formats import export
+from quantplan.serving.export.target import Target
 from quantplan.serving.launch import chat
 from quantplan.serving.source import find_served
 

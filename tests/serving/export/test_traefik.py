@@ -22,9 +22,10 @@ from serving.tiny_plan import free_port
 from quantplan.artifact.store import Artifact
 from quantplan.errors import TargetTooOld
 from quantplan.llama.types import Toolchain
-from quantplan.serving.export.deployment import Deployment, Target
+from quantplan.serving.export.deployment import Deployment
 from quantplan.serving.export.exported import Exported
 from quantplan.serving.export.formats import export
+from quantplan.serving.export.target import Target
 from quantplan.serving.lint.check import lint_paths
 
 pytestmark = [pytest.mark.tools, pytest.mark.build]
