@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from quantplan.errors import ToolFailed
+from quantplan.llama.process import Runner, run_tool
+from quantplan.pipeline.scanning.template import why_no_jinja
 
 ROLES = ("system", "user", "assistant", "tool")
 TURNS = 6  # a conversation of the text goes on for so many turns at most: where the next begins is not marked
+_LONGEST_S = 30.0
+_ROOT = Path(__file__).resolve().parents[2]
+_WORKER = "import sys; sys.path.insert(0, {root!r}); from quantplan.pipeline.chat_worker import main; main()"
 _MARK = re.compile(r"^<(system|user|assistant|tool)>$", re.MULTILINE)
 
 
@@ -42,37 +54,33 @@ def _from_user_to_assistant(turns: list[dict[str, str]]) -> tuple[dict[str, str]
     return tuple(turns)
 
 
-def render(template: str, text: str, *, bos: str, eos: str) -> str:
-    """The chat text in a model's own template, one conversation after another. Raises TemplateFailed: no Jinja here,
-    or a template that does not take plain conversations."""
+def render(template: str, text: str, *, bos: str, eos: str, run: Runner = run_tool) -> str:
+    """The chat text in a model's own template, one conversation after another, written in a process with limits: a
+    template is a stranger's program. Raises TemplateFailed: no Jinja here, or a template that does not take plain
+    conversations or does not come to an end."""
+    lacking = why_no_jinja()
+    if lacking is not None:
+        raise TemplateFailed(f"its template cannot be put to use: {lacking}")
+    job = {"template": template, "talks": conversations(text), "bos_token": bos, "eos_token": eos}
+    with tempfile.TemporaryDirectory(prefix="quantplan-chat-") as folder:
+        file = Path(folder) / "job.json"
+        file.write_text(json.dumps(job), encoding="utf-8")
+        argv = (sys.executable, "-I", "-X", "utf8", "-c", _WORKER.format(root=str(_ROOT)), str(file))
+        try:
+            done = run(argv, step="render the chat text", cwd=Path(folder), timeout_s=_LONGEST_S, check=False)
+        except ToolFailed as error:
+            raise TemplateFailed("its template does not come to an end") from error
+    told = _told(done.stdout)
+    if "text" not in told:
+        why = told.get("error") or "it takes too much time or memory"
+        raise TemplateFailed(f"its template does not take plain conversations ({why})")
+    return str(told["text"])
+
+
+def _told(lines: Sequence[str]) -> dict[str, Any]:
+    """The worker's only line; empty where its limits ended it first."""
     try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise TemplateFailed("its template cannot be put to use: Python lacks jinja2") from None
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[
-        "jinja2.ext.loopcontrols"])  # fmt: skip
-    environment.globals.update(raise_exception=_refuse, strftime_now=lambda form: "2026-01-01")
-    shown = []
-    try:
-        compiled = environment.from_string(template)
-        for turns in conversations(text):
-            shown.append(_one(compiled, turns, bos=bos, eos=eos))
-    except (TemplateError, TemplateFailed, TypeError, ValueError, KeyError) as error:
-        raise TemplateFailed(f"its template does not take plain conversations ({error})") from error
-    return "\n".join(shown)
-
-
-def _one(compiled: Any, turns: tuple[dict[str, str], ...], *, bos: str, eos: str) -> str:
-    """One conversation; without its system turn where the template refuses that."""
-    values = {"bos_token": bos, "eos_token": eos, "add_generation_prompt": False, "tools": None}
-    try:
-        return str(compiled.render(messages=list(turns), **values))
-    except TemplateFailed:
-        if turns[0]["role"] != "system":
-            raise
-        return str(compiled.render(messages=list(turns[1:]), **values))
-
-
-def _refuse(message: str) -> None:
-    raise TemplateFailed(message)
+        told = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

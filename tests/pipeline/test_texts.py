@@ -85,3 +85,11 @@ def test_a_template_that_cannot_be_used_says_why(template: str) -> None:
 def test_templates_run_in_a_sandbox() -> None:
     with pytest.raises(chat.TemplateFailed):
         chat.render("{{ ''.__class__.__mro__[1].__subclasses__() }}", CHAT, bos="", eos="")
+
+
+def test_a_template_that_never_ends_is_ended() -> None:
+    """It is a stranger's program: it gets seconds and some memory, in a process of its own."""
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a * b }}{% endfor %}{% endfor %}"
+    for template in (endless, "{{ 'x' * 9999999999 }}"):
+        with pytest.raises(chat.TemplateFailed, match="does not take plain conversations"):
+            chat.render(template, CHAT, bos="", eos="")
