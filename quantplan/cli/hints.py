@@ -258,7 +258,6 @@ _HINTS: tuple[tuple[type[errors.QuantplanError], Hint], ...] = (
     ),
     (errors.DoesNotFit, "a smaller preset, context or cache type fits: quantplan recommend MODEL --explain"),
     (errors.DiskFull, "free some space and run the same command again: what has finished is not repeated"),
-    (errors.NoDiskSpace, "free some space or choose another folder with --output"),
     (errors.NotValidated, "quantplan gate judges it; to go on without a pass: --allow-unvalidated"),
     (errors.NoDiskSpace, _no_space),
     (errors.CannotReadRemotely, "--disk tight is the smallest use of the disk then"),

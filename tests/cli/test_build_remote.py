@@ -211,7 +211,7 @@ def test_the_preflight_chooses_it_where_the_weights_do_not_fit(
     hub: LoopbackHub, cache: Path, toolchain: object
 ) -> None:
     """A model whose 16-bit file fits on this very disk, but not beside its weights."""
-    weights = as_large_as(shutil.disk_usage(cache).free * 55 // 100)
+    weights = as_large_as(shutil.disk_usage(cache).free * 52 // 100)
     wide = width_of(weights)
     files = tiny(config__json=config(hidden_size=wide, intermediate_size=4 * wide, vocab_size=768))
     hub.add("org/large", {**files, "model.safetensors": weights})
