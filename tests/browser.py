@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-HOW_TO_INSTALL = "no Chromium on this host: apt-get install chromium (Debian), or name one in CHROMIUM"
 # Chromium reads commands from descriptor 3 and answers on 4.
 _LAUNCH = (
     "import os, sys; to_read, to_write = int(sys.argv[1]), int(sys.argv[2]); "

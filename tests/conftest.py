@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from system_programs import MISSING
 
 ROOT = Path(__file__).resolve().parent.parent
-MAY_BE_SKIPPED = ("gpu", "vllm") if os.environ.get("CI") else ("gpu", "vllm", "program")
+MAY_BE_SKIPPED = ("gpu", "vllm")
 _skipped: list[str] = []
 
 
@@ -34,7 +35,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.skipped and not any(marker in report.keywords for marker in MAY_BE_SKIPPED):
+    may = any(marker in report.keywords for marker in MAY_BE_SKIPPED) or MISSING in str(report.longrepr)
+    if report.skipped and not may:
         _skipped.append(report.nodeid)
 
 

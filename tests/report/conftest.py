@@ -7,18 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import HOW_TO_INSTALL, Browser, browser, chromium
+from browser import Browser, browser, chromium
 from report.page_fixture import LLAMA, Page, make_page
+from system_programs import program
 
 
 @pytest.fixture(scope="session")
 def chrome() -> Iterator[Browser]:
-    program = chromium()
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail(HOW_TO_INSTALL)
-        pytest.skip(HOW_TO_INSTALL)
-    with browser(program) as found:
+    with browser(program("chromium", package="Debian: chromium", found=chromium())) as found:
         yield found
 
 

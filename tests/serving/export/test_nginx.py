@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from serving.export.deployed import deployed, put, running_engine, speed
 from serving.export.streams import admitted, at_once, refused, stream
 from serving.gateway.front_door import ask
 from serving.tiny_plan import free_port
+from system_programs import program
 
 from quantplan.artifact.store import Artifact
 from quantplan.errors import CannotExport, TargetTooOld
@@ -28,13 +28,15 @@ from quantplan.serving.export.target import Target
 from quantplan.serving.lint.check import lint_paths
 
 pytestmark = [pytest.mark.tools, pytest.mark.build]
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+def nginx() -> str:
+    return program("nginx", package="Debian: nginx-light")
 
 
 def checked(folder: Path) -> str:
     """nginx -t of the whole configuration: what it says."""
-    assert NGINX is not None, "nginx is needed (Debian: nginx-light)"
-    done = subprocess.run([NGINX, "-t", "-p", str(folder), "-c", str(folder / "nginx.conf")], check=False,
+    done = subprocess.run([nginx(), "-t", "-p", str(folder), "-c", str(folder / "nginx.conf")], check=False,
                           capture_output=True, text=True, timeout=30)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -50,8 +52,7 @@ def front(told: Deployment, folder: Path) -> Iterator[int]:
     assert text.count("listen 127.0.0.1:8090;") == 1
     conf.write_text(text.replace("127.0.0.1:8090", f"127.0.0.1:{port}"))
     checked(folder)
-    assert NGINX is not None
-    child = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"])
+    child = subprocess.Popen([nginx(), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"])
     try:
         deadline = time.monotonic() + LOAD_S
         while ask(f"http://127.0.0.1:{port}/health")[0] == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from serving.export.cases import CASES, deployment
 from serving.export.deployed import deployed, put, running_engine, speed
 from serving.gateway.front_door import ask, chat, front_door
 from serving.tiny_plan import free_port
+from system_programs import program
 
 from quantplan.artifact.results import Metric, Result, Verdict, write_result
 from quantplan.artifact.store import Artifact
@@ -27,9 +27,14 @@ from quantplan.serving.lint.check import lint_paths
 
 
 def promtool(*words: str | Path, cwd: Path) -> str:
-    program = shutil.which("promtool")
-    assert program is not None, "promtool is needed (Debian: prometheus)"
-    done = subprocess.run([program, *words], cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [program("promtool", package="Debian: prometheus"), *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from serving.export.cases import CASES, Case, deployment
 from serving.export.read_systemd import command, sections, value
+from system_programs import program
 
 from quantplan.errors import CannotExport, TargetTooOld
 from quantplan.serving.export.formats import export
@@ -17,6 +18,10 @@ from quantplan.units import MIB
 
 BY_NAME = {case.name: case for case in CASES}
 SOME_PROGRAM = ("/bin/true",)  # verify asks for one that is there
+
+
+def analyze() -> str:
+    return program("systemd-analyze", package="Debian: systemd")
 
 
 def unit(folder: Path, case: Case, **target: object) -> str:
@@ -28,9 +33,9 @@ def unit(folder: Path, case: Case, **target: object) -> str:
 def test_systemd_finds_nothing_wrong(case: Case, tmp_path: Path) -> None:
     told = deployment(tmp_path, case, program=SOME_PROGRAM, quantplan=SOME_PROGRAM)
     (path,) = write_files(tmp_path / "out", export("systemd", (told,)).files)
-    done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([analyze(), "verify", str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    rated = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(path)],
+    rated = subprocess.run([analyze(), "security", "--offline=true", "--no-pager", str(path)],
                            capture_output=True, text=True, check=False)  # fmt: skip
     (score,) = re.findall(r"Overall exposure level for .*: ([\d.]+)", rated.stdout)
     assert float(score) < 2.0, rated.stdout
@@ -40,7 +45,7 @@ def test_folders_with_spaces_and_colons_are_quoted(tmp_path: Path) -> None:
     folder = tmp_path / 'a b:c "d" %n'
     told = deployment(folder, BY_NAME["cpu"], program=SOME_PROGRAM, quantplan=SOME_PROGRAM)
     (path,) = write_files(tmp_path / "out", export("systemd", (told,)).files)
-    done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([analyze(), "verify", str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     argv = command(path.read_text(), "ExecStart")
     assert argv[argv.index("--model") + 1] == str(told.model.path)
@@ -50,10 +55,10 @@ def test_the_checks_see_a_bare_unit(tmp_path: Path) -> None:
     """What the test above relies on: a unit without hardening is rated badly, a wrong word is said."""
     (tmp_path / "bare.service").write_text("[Service]\nExecStart=/bin/true\n")
     (tmp_path / "wrong.service").write_text("[Service]\nExecStart=/bin/true\nMemoryMaximum=1\n")
-    rated = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager",
+    rated = subprocess.run([analyze(), "security", "--offline=true", "--no-pager",
                             str(tmp_path / "bare.service")], capture_output=True, text=True, check=False)  # fmt: skip
     assert float(re.findall(r"Overall exposure level for .*: ([\d.]+)", rated.stdout)[0]) > 9
-    told = subprocess.run(["systemd-analyze", "verify", str(tmp_path / "wrong.service")], capture_output=True,
+    told = subprocess.run([analyze(), "verify", str(tmp_path / "wrong.service")], capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert "MemoryMaximum" in told.stderr
 

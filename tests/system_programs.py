@@ -1,0 +1,21 @@
+"""Programs of the system that tests drive. On CI's machine they have to be there; elsewhere their tests are skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+MISSING = "needs a program that is not installed"
+
+
+def program(name: str, *, package: str, found: str | None = None) -> str:
+    """Its path. Fails the test on CI's machine where it is not installed, and skips it elsewhere."""
+    path = found or shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if path is not None:
+        return path
+    why = f"{MISSING}: {name} ({package})"
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
