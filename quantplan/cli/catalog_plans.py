@@ -69,6 +69,7 @@ def _candidate(entry: CatalogEntry, row: Row) -> Candidate:
     return Candidate(
         id=entry.id, parameters=row["parameters"], active=row["active"], released=entry.released, embeds=row["embeds"],
         plan=Delivered(**plan) if plan is not None else None, why=row["why"], facts=entry,
+        notes=tuple(row["notes"]),
     )  # fmt: skip
 
 
@@ -124,7 +125,8 @@ class _Work:
         from quantplan.model.read import read_model
 
         facts = read_model(model)
-        row: Row = {"parameters": facts.parameters, "active": facts.active_parameters, "embeds": False, "plan": None}
+        row: Row = {"parameters": facts.parameters, "active": facts.active_parameters, "embeds": False, "plan": None,
+                    "notes": ()}  # fmt: skip
         try:
             found = self._planned(facts)
         except (DoesNotFit, Contradiction) as error:
@@ -134,7 +136,8 @@ class _Work:
         outline = found.tools.outline_of(found.plan.quant)
         first = first_token_seconds(found.choice.merits, found.request.workload)
         plan = delivered(found.choice, found.request, file_bytes=outline.file_bytes, first_token_s=first)
-        return {**row, "embeds": found.nature.embeds, "plan": asdict(plan), "why": None}
+        notes = found.warnings  # of the plan's figures, as that a buffer is a lower bound
+        return {**row, "embeds": found.nature.embeds, "plan": asdict(plan), "why": None, "notes": notes}
 
     def _planned(self, facts: ModelFacts) -> planning.Planned:
         beside = companions(facts, self.host, self.request, draft=None, mmproj=None, sees=self.with_projector)

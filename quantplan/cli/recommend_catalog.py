@@ -65,6 +65,7 @@ def _told(one: Candidate, place: int, request: PlanRequest) -> dict[str, Any]:
         "parameters": entry.published or entry.parameters or one.parameters, "active_parameters": one.active,
         "licence": entry.licence, "released": entry.released, "uses": entry.uses, "gguf": entry.gguf,
         "source": entry.source, "note": entry.note, "embeds": one.embeds, "plan": one.plan,
+        "notes": one.notes,
     }  # fmt: skip
 
 

@@ -83,6 +83,7 @@ class Candidate:
     embeds: bool
     plan: Delivered | None
     why: str | None = None
+    notes: tuple[str, ...] = ()
     facts: Any = field(default=None, repr=False, compare=False)  # what the caller keeps of it
 
     @property

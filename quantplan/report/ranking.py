@@ -24,10 +24,22 @@ def ranking_text(data: Mapping[str, Any], *, machine: str) -> str:
         f"{machine}: {fit} of {n} models for {use} fit; each at its best plan",
         "",
         *columns([_HEAD, *rows], left=5),
+        *_notes(data["models"]),
         "",
         f"Ranked by size, age and plan: {data['prior']}.",
         f"Next: quantplan recommend {best['id']}",
     ])  # fmt: skip
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """What is to be known of figures, with the places it is about."""
+    about: dict[str, list[int]] = {}
+    for row in rows:
+        for note in row["notes"]:
+            about.setdefault(note, []).append(row["rank"])
+    return (
+        ["", *(f"{', '.join(f'#{rank}' for rank in ranks)}: {note}" for note, ranks in about.items())] if about else []
+    )
 
 
 def _row(row: Mapping[str, Any]) -> Sequence[str]:

@@ -99,12 +99,18 @@ def test_two_gpus_share_the_layers_and_pipeline_their_inputs() -> None:
 
 
 def test_every_model_of_the_catalog_has_an_answer() -> None:
+    """Those whose compute buffers are not modelled say so."""
+    lower_bounds = set()
     for entry in catalog.entries():
         if entry.folder is not None:
             continue
-        said = estimate_memory(prepare(facts_of(entry.name)), ContextParams(n_ctx=4096), GPU)
-        assert said.compute_known, entry.name
+        facts = facts_of(entry.name)
+        said = estimate_memory(prepare(facts), ContextParams(n_ctx=4096), GPU)
+        if not said.compute_known:
+            lower_bounds.add(facts.arch)
+            assert any("not modelled" in warning for warning in said.warnings)
         assert said.device("CUDA0").compute_bytes > MIB, entry.name
+    assert lower_bounds == {"bert", "gemma4", "nemotron_h_moe"}
 
 
 def test_an_unknown_architecture_is_a_lower_bound_and_says_so() -> None:
