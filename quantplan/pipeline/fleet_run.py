@@ -46,6 +46,7 @@ class EntryEnd:
     reason: str = ""
     bytes: int | None = None
     fresh: bool = False
+    gated: bool = False  # by a policy of the build file, beside what the build measured
     pushed: str | None = None
     error: str | None = None
 
@@ -227,8 +228,10 @@ class FleetRunner:
             if command.what is What.GATE and status in _JUDGED:
                 result = (told.get("data") or {}).get("result") or {}
                 found = Verdict(result.get("verdict", "error"))
-                if end.verdict is not None and worst([end.verdict, found]) is not end.verdict:
+                first = end.verdict is Verdict.INCONCLUSIVE and not end.gated  # the gate measures on where it stopped
+                if end.verdict is not None and (first or worst([end.verdict, found]) is not end.verdict):
                     end.verdict, end.reason = found, f"{command.words[3]}: {result.get('reason')}"
+                end.gated = True
             elif status != 0:
                 end.error = f"{command.what.value}: {_why(told, status)}"
             elif command.what is What.PUSH:

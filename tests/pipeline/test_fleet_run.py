@@ -230,6 +230,24 @@ push = "me/B"
     assert [words[2] for words in host.began if words[0] == "push"] == ["me/A"]
 
 
+def test_a_gate_measures_on_where_the_build_could_not_tell(tmp_path: Path) -> None:
+    """An inconclusive build is told by its gates; a second gate never makes better what the first found."""
+    text = """
+[[builds]]
+model = "a/A"
+quants = ["Q8_0"]
+gates = ["standard"]
+[[builds]]
+model = "a/B"
+quants = ["Q8_0"]
+gates = ["strict", "standard"]
+"""
+    host = FakeHost(verdicts={"Q8_0": "inconclusive", "strict": "fail"})
+    ends = run(tmp_path, [need(unit, tmp_path) for unit in units(tmp_path, text)], host)
+    assert (ends["A-Q8_0"].verdict, ends["A-Q8_0"].reason) == (fleet_run.Verdict.PASS, "standard: too far")
+    assert ends["B-Q8_0"].verdict is fleet_run.Verdict.FAIL
+
+
 def test_interrupted_all_children_are_stopped(tmp_path: Path) -> None:
     class Breaks(Quiet):
         def show(self, jobs: Sequence[fleet_run.Job]) -> None:
