@@ -60,6 +60,9 @@ def header_of(metadata: Mapping[str, object], tensors: Sequence[TensorFacts], *,
     arch = str(values.get("general.architecture", ""))
     n_vocab = values.get(f"{arch}.vocab_size") or _n_vocab(tensors)
     values[f"{arch}.vocab_size"] = n_vocab
+    kinds = next((t.shape[1] for t in tensors if t.name == "token_types.weight" and len(t.shape) > 1), 0)
+    if kinds:  # an encoder is not loaded without
+        values["tokenizer.ggml.token_type_count"] = kinds
     parts = [_key_value(key, value) for key, value in values.items() if _writable(value)]
     parts += _no_vocabulary() if vocab == "none" else _synthetic_vocabulary(int(str(n_vocab)))
     body = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(parts)) + b"".join(parts) + _infos(tensors)

@@ -110,7 +110,7 @@ def test_every_model_of_the_catalog_has_an_answer() -> None:
             lower_bounds.add(facts.arch)
             assert any("not modelled" in warning for warning in said.warnings)
         assert said.device("CUDA0").compute_bytes > MIB, entry.name
-    assert lower_bounds == {"bert", "gemma4", "nemotron_h_moe"}
+    assert lower_bounds == {"bert", "gemma4", "nemotron_h_moe", "qwen3vl", "qwen3vlmoe"}
 
 
 def test_an_unknown_architecture_is_a_lower_bound_and_says_so() -> None:
