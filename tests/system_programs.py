@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,8 @@ MISSING = "needs a program that is not installed"
 
 def program(name: str, *, package: str, found: str | None = None) -> str:
     """Its path. Fails the test on CI's machine where it is not installed, and skips it elsewhere."""
-    path = found or shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    own = Path(sys.executable).parent  # what came with a package, where the environment is not on PATH
+    path = found or shutil.which(name) or shutil.which(name, path=f"/usr/sbin:/usr/local/sbin:{own}")
     if path is not None:
         return path
     why = f"{MISSING}: {name} ({package})"

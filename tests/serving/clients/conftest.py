@@ -53,7 +53,10 @@ class Engine:
         while self.busy_slots():
             assert time.monotonic() - began < seconds, "a slot works on for nobody"
             time.sleep(0.01)
-        time.sleep(0.03)  # its last lines
+        n_lines = -1
+        while n_lines != len(self.lines):  # its last lines come by a thread of their own
+            n_lines = len(self.lines)
+            time.sleep(0.1)
         return time.monotonic() - began
 
 

@@ -157,10 +157,11 @@ class FaultProxy:
             lines += [b"Connection: close", b"Content-Length: %d" % len(body), b"", b""]
             writer.write(b"\r\n".join(lines) + body)
             self.log.n_forwarded += counted
-            tail = b""
+            tail, ended = b"", False
             while piece := await reader.read(65536):
-                if b"[DONE]" in piece or b"[DONE]" in tail + piece[:20]:
+                if not ended and b"[DONE]" in tail + piece:
                     self.log.n_finished += counted
+                    ended = True
                 tail = piece[-20:]
                 yield piece
         finally:
