@@ -1,6 +1,6 @@
 """All checks and tests, from a fresh clone: set up, build the toolchain, lint, type-check, test.
 
-The first time it takes about 36 minutes on 2 busy cores (8 of them compile llama.cpp and fetch torch); later runs skip
+The first time it takes about 55 minutes on 2 cores (8 of them compile llama.cpp and fetch torch); later runs skip
 what is there. Arguments go to pytest, and then only the tests run: `python3 scripts/check.py -k gate`.
 """
 
