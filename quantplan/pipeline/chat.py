@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from quantplan.errors import ToolFailed
 from quantplan.llama.process import Runner, run_tool
 from quantplan.pipeline.scanning.template import why_no_jinja
+from quantplan.pipeline.scanning.worker import run_worker
 
 ROLES = ("system", "user", "assistant", "tool")
 TURNS = 6  # a conversation of the text goes on for so many turns at most: where the next begins is not marked
 _LONGEST_S = 30.0
-_ROOT = Path(__file__).resolve().parents[2]
-_WORKER = "import sys; sys.path.insert(0, {root!r}); from quantplan.pipeline.chat_worker import main; main()"
+_WORKER = "quantplan.pipeline.chat_worker"
 _MARK = re.compile(r"^<(system|user|assistant|tool)>$", re.MULTILINE)
 
 
@@ -62,14 +59,10 @@ def render(template: str, text: str, *, bos: str, eos: str, run: Runner = run_to
     if lacking is not None:
         raise TemplateFailed(f"its template cannot be put to use: {lacking}")
     job = {"template": template, "talks": conversations(text), "bos_token": bos, "eos_token": eos}
-    with tempfile.TemporaryDirectory(prefix="quantplan-chat-") as folder:
-        file = Path(folder) / "job.json"
-        file.write_text(json.dumps(job), encoding="utf-8")
-        argv = (sys.executable, "-I", "-X", "utf8", "-c", _WORKER.format(root=str(_ROOT)), str(file))
-        try:
-            done = run(argv, step="render the chat text", cwd=Path(folder), timeout_s=_LONGEST_S, check=False)
-        except ToolFailed as error:
-            raise TemplateFailed("its template does not come to an end") from error
+    try:
+        done = run_worker(_WORKER, job, step="render the chat text", timeout_s=_LONGEST_S, run=run)
+    except ToolFailed as error:
+        raise TemplateFailed("its template does not come to an end") from error
     told = _told(done.stdout)
     if "text" not in told:
         why = told.get("error") or "it takes too much time or memory"

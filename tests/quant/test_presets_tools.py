@@ -1,5 +1,5 @@
 """Every preset of `llama-quantize --help` against the tool's own dry run, on a model of each kind of the catalog.
-With QUANTPLAN_ALL_MODELS set, on all of its models: that takes twenty minutes."""
+With QUANTPLAN_ALL_MODELS set, on all of its models."""
 
 from __future__ import annotations
 

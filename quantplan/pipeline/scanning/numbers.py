@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,11 @@ from quantplan.ggml_types import ggml_types
 from quantplan.llama.process import Runner, run_tool
 from quantplan.llama.types import Completed, Toolchain
 from quantplan.model.gguf_header import GgufHeader
+from quantplan.pipeline.scanning.worker import run_worker
 
 BYTES_PER_S = 50_000_000  # slower than any disk that a model lies on: what the check may take at most
 START_S = 30
-_ROOT = Path(__file__).resolve().parents[3]
-_START = "import sys; sys.path.insert(0, {root!r}); from quantplan.pipeline.scanning.numbers_worker import main; main()"
+_WORKER = "quantplan.pipeline.scanning.numbers_worker"
 _BLOCK = re.compile(r"(?:at|in) block (\d+)")
 
 
@@ -52,16 +50,12 @@ def _of_file(file: Path, tensors: list[tuple[str, int, int, int, int]], types: d
     seconds = START_S + sum(one[3] for one in tensors) // BYTES_PER_S
     job = {"library": str(library) if library else None, "file": str(file.resolve()), "tensors": tensors,
            "cpu_s": seconds}  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="quantplan-scan-") as folder:
-        at = Path(folder) / "job.json"
-        at.write_text(json.dumps(job), encoding="utf-8")
-        argv = (sys.executable, "-I", "-X", "utf8", "-c", _START.format(root=str(_ROOT)), str(at))
-        try:
-            done = run(argv, step="check numbers", cwd=Path(folder), timeout_s=4.0 * seconds, check=False)
-        except errors.ToolFailed as error:
-            why = f"the numbers could not be looked at: {error}"
-            yield Finding(rule="scan/numbers-unread", severity=Severity.WARNING, message=why, file=file.name)
-            return
+    try:
+        done = run_worker(_WORKER, job, step="check numbers", timeout_s=4.0 * seconds, run=run)
+    except errors.ToolFailed as error:
+        why = f"the numbers could not be looked at: {error}"
+        yield Finding(rule="scan/numbers-unread", severity=Severity.WARNING, message=why, file=file.name)
+        return
     yield from _read(done, file, types, by="the engine's check" if library else "our check")
 
 

@@ -6,12 +6,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from quantplan import errors
@@ -20,6 +17,7 @@ from quantplan.llama.process import Runner, run_tool
 from quantplan.llama.types import Completed
 from quantplan.pipeline.scanning.talks import USER_MARK
 from quantplan.pipeline.scanning.template_text import MAX_TEMPLATE, syntax_findings, text_findings
+from quantplan.pipeline.scanning.worker import run_worker
 from quantplan.units import MIB
 
 CPU_S, WALL_S, MORE_BYTES = 0.5, 1.0, 64 * MIB  # what parsing and rendering may take, whatever the template does
@@ -28,8 +26,7 @@ START_S = 20.0  # for Python and Jinja to start on a busy machine, before any of
 SAFE_JINJA = (3, 1, 6)  # earlier ones have known ways out of the sandbox (CVE-2025-27516 and before)
 KEY = "tokenizer.chat_template"
 INSTALL = "pip install 'quantplan[scan]'"
-_ROOT = Path(__file__).resolve().parents[3]
-_START = "import sys; sys.path.insert(0, {root!r}); from quantplan.pipeline.scanning.jinja_worker import main; main()"
+_WORKER = "quantplan.pipeline.scanning.jinja_worker"
 _KILLED = {signal.SIGPROF: "time", signal.SIGALRM: "time", signal.SIGXCPU: "time", signal.SIGKILL: "memory"}
 _WHY = {
     "time": ("template-time", f"does not end within {CPU_S} s of computing"),
@@ -115,14 +112,10 @@ class _Place:
 def _work(text: str, run: Runner) -> tuple[list[dict[str, Any]], Completed | None]:
     """What the worker told, stage by stage, and how it ended; None where it did not even start in time."""
     job = {"template": text, "render": True, "cpu_s": CPU_S, "wall_s": WALL_S, "more_bytes": MORE_BYTES}
-    with tempfile.TemporaryDirectory(prefix="quantplan-scan-") as folder:
-        file = Path(folder) / "job.json"
-        file.write_text(json.dumps(job), encoding="utf-8")
-        argv = (sys.executable, "-I", "-X", "utf8", "-c", _START.format(root=str(_ROOT)), str(file))
-        try:
-            done = run(argv, step="render", cwd=Path(folder), timeout_s=START_S, check=False)
-        except errors.ToolFailed:
-            return [], None
+    try:
+        done = run_worker(_WORKER, job, step="render", timeout_s=START_S, run=run)
+    except errors.ToolFailed:
+        return [], None
     told = []
     for line in done.stdout:
         try:
