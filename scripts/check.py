@@ -1,7 +1,8 @@
 """All checks and tests, from a fresh clone: set up, build the toolchain, lint, type-check, test.
 
 The first time it takes about 55 minutes on 2 cores, by the sum of stages timed apart (8 of them compile llama.cpp and
-fetch torch); later runs skip what is there. Arguments go to pytest, and then only the tests run: `python3 scripts/check.py -k gate`.
+fetch torch); later runs skip what is there. Arguments go to pytest, and then only the tests run:
+`python3 scripts/check.py -k gate`.
 """
 
 from __future__ import annotations
